@@ -1,0 +1,113 @@
+//! Everything that can be refused, with the numbers that disagree.
+
+/// Why a call was refused. A refused call changes nothing.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A setting is outside its range, or is missing from a preset that has no default for it.
+    #[error("{rule}: {setting} is {found}, expected {expected}")]
+    Setting { rule: &'static str, setting: &'static str, found: String, expected: String },
+
+    /// The rule has no setting of this name.
+    #[error("{rule}: there is no setting {setting:?}; its settings are {known}")]
+    UnknownSetting { rule: &'static str, setting: String, known: String },
+
+    /// `retune` was asked for what would need other state slots or another pipeline.
+    #[error(
+        "{rule}: {setting} of group {group} cannot change from {from} to {to} between steps: it decides which \
+         state is kept; build a new optimizer"
+    )]
+    Structure { rule: &'static str, setting: &'static str, group: usize, from: String, to: String },
+
+    /// Two lengths that must agree do not.
+    #[error("{what} of {name:?} has {found} elements, its parameters have {expected}")]
+    Length { what: String, name: String, found: u64, expected: u64 },
+
+    /// A shape and a length that must agree do not.
+    #[error("shape {shape:?} of {name:?} has {product} elements, its range has {len}")]
+    Shape { name: String, shape: Vec<u64>, product: String, len: u64 },
+
+    /// A tensor of no elements.
+    #[error("{what} of {name:?} is empty; leave the tensor out")]
+    Empty { what: &'static str, name: String },
+
+    /// A buffer was created without a usage that the step needs.
+    #[error("buffer of the {what} of {name:?} lacks usage {missing}; create it with that usage")]
+    Usage { what: &'static str, name: String, missing: String },
+
+    /// An offset or a size is not a whole number of elements.
+    #[error(
+        "{what} of {name:?} lie at byte {offset} with {size} bytes; both must be multiples of {multiple}"
+    )]
+    Misaligned { what: &'static str, name: String, offset: u64, size: u64, multiple: u64 },
+
+    /// A range reaches past the end of its buffer.
+    #[error("{what} of {name:?} end at byte {end}, their buffer at {buffer_size}")]
+    OutOfBounds { what: &'static str, name: String, end: u64, buffer_size: u64 },
+
+    /// Parameters are written, so nothing else may lie in their bytes.
+    #[error("{first} and {second} overlap: bytes {start}..{end} of one buffer belong to both")]
+    Overlap { first: String, second: String, start: u64, end: u64 },
+
+    /// A parameter and its gradient lie in one block of the device's binding alignment.
+    #[error(
+        "parameters of {name:?} (bytes {params_start}..{params_end}) and their gradient (bytes \
+         {grads_start}..{grads_end}) share a block of {alignment} bytes of one buffer, so they cannot be bound \
+         apart; move one of them to a multiple of {alignment}"
+    )]
+    SharedBlock {
+        name: String,
+        params_start: u64,
+        params_end: u64,
+        grads_start: u64,
+        grads_end: u64,
+        alignment: u64,
+    },
+
+    /// More than can be addressed.
+    #[error("{what} of {name:?}: {found} elements, at most {limit}")]
+    TooLarge { what: &'static str, name: String, found: u64, limit: u64 },
+
+    /// The device was opened with a limit that is too low.
+    #[error("the device's limit {limit} is {available}, at least {needed} is needed")]
+    Limits { limit: &'static str, needed: u64, available: u64 },
+
+    /// Two tensors of one optimizer carry one name.
+    #[error("two tensors are named {name:?}; a name is a key of the state and must be unique")]
+    DuplicateName { name: String },
+
+    /// No tensor has this name.
+    #[error("no tensor is named {name:?}{}", hint(.nearest))]
+    UnknownName { name: String, nearest: Option<String> },
+
+    /// The tensor keeps no such state.
+    #[error("{name:?} keeps no {slot:?}; its state is {known}")]
+    UnknownSlot { name: String, slot: String, known: String },
+
+    /// No group has this index.
+    #[error("there is no group {group}; the optimizer has {groups}")]
+    UnknownGroup { group: usize, groups: usize },
+
+    /// The device could not give the memory.
+    #[error("out of memory while {doing}: {message}")]
+    OutOfMemory { doing: String, message: String },
+
+    /// The device is gone; buffers on it are lost.
+    #[error("the device was lost while {doing}: {message}")]
+    DeviceLost { doing: String, message: String },
+
+    /// A buffer could not be read back.
+    #[error("readback failed while {doing}: {message}")]
+    Readback { doing: String, message: String },
+
+    /// wgpu refused something that was not foreseen here.
+    #[error("wgpu refused {doing}: {message}")]
+    Refused { doing: String, message: String },
+}
+
+fn hint(nearest: &Option<String>) -> String {
+    match nearest {
+        Some(name) => format!("; the nearest is {name:?}"),
+        None => String::new(),
+    }
+}

@@ -1,0 +1,538 @@
+//! The doorway: an optimizer over the caller's device, buffers and encoder.
+
+use std::collections::HashSet;
+
+use crate::Error;
+use crate::cpu::find_all;
+use crate::kernel::{Kernels, guarded, limits_of};
+use crate::plan::{self, Item, Place, Placement};
+use crate::readback;
+use crate::record::{Buffers, Launches, Parts, bind_scalars, constant};
+use crate::roster::{Member, Roster};
+use crate::rule::{Rule, kept_slots};
+use crate::tensor::{BufferRange, Tensor, check_overlaps};
+
+/// Tensors that share settings.
+#[derive(Clone, Debug)]
+pub struct Group<R> {
+    settings: R,
+    tensors: Vec<Tensor>,
+}
+
+impl<R: Rule> Group<R> {
+    /// A group; its number is its place in the list it is given in.
+    pub fn new(settings: R, tensors: impl IntoIterator<Item = Tensor>) -> Self {
+        Self { settings, tensors: tensors.into_iter().collect() }
+    }
+}
+
+/// An optimizer: [`record`](Self::record) adds one step of every tensor to the caller's encoder.
+///
+/// It owns the state (`exp_avg`, …) and nothing else. It submits nothing behind the caller's back, waits for
+/// nothing, and holds no global state. Cost of a step on the host: one small buffer, one bind group, one compute
+/// pass; nothing for each tensor unless they lie in buffers of their own.
+#[derive(Debug)]
+pub struct Optimizer<R: Rule> {
+    roster: Roster<R>,
+    tensors: Vec<Tensor>,
+    kernels: Kernels,
+    limits: plan::Limits,
+    placement: Placement,
+    pages: Vec<wgpu::Buffer>,
+    /// For each kind of kernel that groups need, the first group that needed it.
+    variants: Vec<usize>,
+    buffers: Buffers,
+    launches: Launches,
+    /// Each tensor's class; `None` once they have changed.
+    classes: Option<wgpu::Buffer>,
+}
+
+impl<R: Rule> Optimizer<R> {
+    /// One group of tensors. Compiles the kernels, allocates the state, submits nothing.
+    ///
+    /// # Errors
+    /// Everything that can be wrong with a setting, a tensor or a limit is refused here: see [`Error`].
+    pub fn new(
+        device: &wgpu::Device,
+        settings: R,
+        tensors: impl IntoIterator<Item = Tensor>,
+    ) -> Result<Self, Error> {
+        Self::with_groups(device, [Group::new(settings, tensors)])
+    }
+
+    /// Groups of tensors, each with its settings; the first is number 0.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn with_groups(
+        device: &wgpu::Device,
+        groups: impl IntoIterator<Item = Group<R>>,
+    ) -> Result<Self, Error> {
+        Self::with_kernels(device, &Kernels::new(device)?, groups)
+    }
+
+    /// [`with_groups`](Self::with_groups), sharing kernels that another optimizer of this device has compiled.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn with_kernels(
+        device: &wgpu::Device,
+        kernels: &Kernels,
+        groups: impl IntoIterator<Item = Group<R>>,
+    ) -> Result<Self, Error> {
+        kernels.check_device(device)?;
+        let mut optimizer = Self {
+            roster: Roster::new(),
+            tensors: Vec::new(),
+            kernels: kernels.clone(),
+            limits: limits_of(device)?,
+            placement: Placement::default(),
+            pages: Vec::new(),
+            variants: Vec::new(),
+            buffers: Buffers::default(),
+            launches: Launches::default(),
+            classes: None,
+        };
+        optimizer.extend(device, groups.into_iter().collect(), None)?;
+        Ok(optimizer)
+    }
+
+    /// The compiled kernels, for [`with_kernels`](Self::with_kernels).
+    pub fn kernels(&self) -> &Kernels {
+        &self.kernels
+    }
+
+    /// Records one step of every tensor that is not frozen, in a compute pass of its own, and counts it.
+    ///
+    /// Steps may be recorded one after another into one encoder. Nothing is submitted; for an encoder that is
+    /// thrown away, put the count back with [`set_step`](Self::set_step).
+    ///
+    /// # Errors
+    /// Only what could not be known before: [`Error::OutOfMemory`]. No step is counted then.
+    pub fn record(&mut self, device: &wgpu::Device, encoder: &mut wgpu::CommandEncoder) -> Result<(), Error> {
+        let Some(scalars) = self.next_scalars(device)? else { return Ok(()) };
+        let label = format!("wgpu-optim {} step", R::NAME);
+        let descriptor = wgpu::ComputePassDescriptor { label: Some(&label), timestamp_writes: None };
+        self.launches.dispatch(&mut encoder.begin_compute_pass(&descriptor), &scalars);
+        self.roster.advance();
+        Ok(())
+    }
+
+    /// [`record`](Self::record) into a compute pass of the caller's. It leaves its pipeline and bind groups 0
+    /// and 1 set.
+    ///
+    /// # Errors
+    /// As [`record`](Self::record).
+    pub fn record_in(
+        &mut self,
+        device: &wgpu::Device,
+        pass: &mut wgpu::ComputePass<'_>,
+    ) -> Result<(), Error> {
+        let Some(scalars) = self.next_scalars(device)? else { return Ok(()) };
+        self.launches.dispatch(pass, &scalars);
+        self.roster.advance();
+        Ok(())
+    }
+
+    /// Records one step, submits it and waits until it is done: for scripts and tests.
+    ///
+    /// # Errors
+    /// As [`record`](Self::record), and [`Error::DeviceLost`].
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn step_blocking(&mut self, device: &wgpu::Device, queue: &wgpu::Queue) -> Result<(), Error> {
+        let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor {
+            label: Some("wgpu-optim blocking step"),
+        });
+        self.record(device, &mut encoder)?;
+        queue.submit([encoder.finish()]);
+        device.poll(wgpu::PollType::wait_indefinitely()).map_err(|error| Error::DeviceLost {
+            doing: "waiting for a step".into(),
+            message: error.to_string(),
+        })?;
+        Ok(())
+    }
+
+    /// The scalars of the next step, or nothing where every tensor is frozen.
+    fn next_scalars(&mut self, device: &wgpu::Device) -> Result<Option<wgpu::BindGroup>, Error> {
+        let hypers = self.roster.next_hypers();
+        if hypers.is_empty() {
+            return Ok(None);
+        }
+        let classes = match &self.classes {
+            Some(classes) => classes.clone(),
+            None => constant(device, "wgpu-optim classes", self.roster.class_of())?,
+        };
+        let scalars = bind_scalars::<R>(device, &self.kernels, &hypers, &classes)?;
+        self.classes = Some(classes);
+        Ok(Some(scalars))
+    }
+
+    /// Adds a group to a running optimizer and returns its number. What is there stays as it is.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn add_group(&mut self, device: &wgpu::Device, group: Group<R>) -> Result<usize, Error> {
+        self.extend(device, vec![group], None)?;
+        Ok(self.roster.groups().len() - 1)
+    }
+
+    /// Adds tensors to a group. Their step counts start at 0, their state where the rule starts it.
+    ///
+    /// # Errors
+    /// [`Error::UnknownGroup`], or as [`new`](Self::new).
+    pub fn add_tensors(
+        &mut self,
+        device: &wgpu::Device,
+        group: usize,
+        tensors: impl IntoIterator<Item = Tensor>,
+    ) -> Result<(), Error> {
+        let settings = self.roster.group(group)?.clone();
+        self.extend(device, vec![Group::new(settings, tensors)], Some(group))
+    }
+
+    /// Checks, places and launches what is new beside what is there; all or nothing.
+    fn extend(
+        &mut self,
+        device: &wgpu::Device,
+        new: Vec<Group<R>>,
+        into: Option<usize>,
+    ) -> Result<(), Error> {
+        self.kernels.check_device(device)?;
+        let mut roster = self.roster.clone();
+        let mut tensors = self.tensors.clone();
+        let mut variants = self.variants.clone();
+        let mut items = Vec::new();
+        for Group { settings, tensors: members } in new {
+            let group = match into {
+                Some(group) => group,
+                None => roster.add_group(settings)?,
+            };
+            let variant = variant_of(&roster, &mut variants, group);
+            let slots = kept_slots(&roster.groups()[group]).len() as u64;
+            let mut named = Vec::with_capacity(members.len());
+            for tensor in &members {
+                tensor.check()?;
+                let len = tensor.params.len();
+                named.push(Member::new(tensor.name().into(), len, group));
+                items.push(Item { variant, slots, len });
+            }
+            roster.add_members(named)?;
+            tensors.extend(members);
+        }
+        let places = places(&mut self.buffers, &tensors)?;
+        let mut placement = self.placement.clone();
+        let first = self.tensors.len();
+        let order = |item: usize| (places[first + item].0.span.buffer, places[first + item].0.span.offset);
+        placement.extend(&items, &self.limits, order);
+        let mut pages = self.pages.clone();
+        for page in pages.len()..placement.pages.len() {
+            pages.push(new_page(device, &placement, page, &roster, &variants)?);
+        }
+        let name = |tensor: usize| tensors[tensor].name().to_string();
+        let planned = plan::launches(&placement, &places, &self.limits, name)?;
+        let parts = Parts {
+            device,
+            kernels: &self.kernels,
+            limits: &self.limits,
+            placement: &placement,
+            buffers: &self.buffers,
+            pages: &pages,
+        };
+        self.launches.prepare(&parts, planned, |variant| roster.groups()[variants[variant]].clone())?;
+        (self.roster, self.tensors, self.variants) = (roster, tensors, variants);
+        (self.placement, self.pages, self.classes) = (placement, pages, None);
+        Ok(())
+    }
+
+    /// Moves gradients: the next step reads each named tensor's gradient from its new place.
+    ///
+    /// Bind groups are cached, so going back and forth between some sets of buffers costs a look-up. Steps that
+    /// are already recorded keep the places that they were recorded with.
+    ///
+    /// # Errors
+    /// [`Error::UnknownName`], or what can be wrong with a range; nothing has moved then.
+    pub fn rebind_grads<'a>(
+        &mut self,
+        device: &wgpu::Device,
+        grads: impl IntoIterator<Item = (&'a str, BufferRange)>,
+    ) -> Result<(), Error> {
+        self.kernels.check_device(device)?;
+        let mut tensors = self.tensors.clone();
+        for (name, range) in grads {
+            tensors[self.roster.find(name)?].grads = range;
+        }
+        for tensor in &tensors {
+            tensor.check()?;
+        }
+        let places = places(&mut self.buffers, &tensors)?;
+        let name = |tensor: usize| tensors[tensor].name().to_string();
+        let planned = plan::launches(&self.placement, &places, &self.limits, name)?;
+        let parts = Parts {
+            device,
+            kernels: &self.kernels,
+            limits: &self.limits,
+            placement: &self.placement,
+            buffers: &self.buffers,
+            pages: &self.pages,
+        };
+        let (roster, variants) = (&self.roster, &self.variants);
+        self.launches.prepare(&parts, planned, |variant| roster.groups()[variants[variant]].clone())?;
+        self.tensors = tensors;
+        let bound = places.iter().flat_map(|(params, grads)| [params.span.buffer, grads.span.buffer]);
+        let used: HashSet<usize> = self.launches.buffers().chain(bound).collect();
+        self.buffers.retain(&used);
+        Ok(())
+    }
+
+    /// The settings of a group.
+    ///
+    /// # Errors
+    /// [`Error::UnknownGroup`].
+    pub fn settings(&self, group: usize) -> Result<&R, Error> {
+        self.roster.group(group)
+    }
+
+    /// Gives a group other numbers from the next recorded step on. Costs no pipeline, no bind group of tensors,
+    /// no wait.
+    ///
+    /// # Errors
+    /// [`Error::UnknownGroup`], [`Error::Setting`], [`Error::Structure`] for a setting that decides which state
+    /// is kept.
+    pub fn retune(&mut self, group: usize, settings: R) -> Result<(), Error> {
+        self.roster.retune(group, settings)
+    }
+
+    /// Leaves the named tensors, their state and their step counts alone until they are thawed, as PyTorch does
+    /// for a gradient that is `None`.
+    ///
+    /// # Errors
+    /// [`Error::UnknownName`]; none is frozen then.
+    pub fn freeze<S: AsRef<str>>(&mut self, names: impl IntoIterator<Item = S>) -> Result<(), Error> {
+        self.set_frozen(names, true)
+    }
+
+    /// Steps the named tensors again.
+    ///
+    /// # Errors
+    /// [`Error::UnknownName`]; none is thawed then.
+    pub fn thaw<S: AsRef<str>>(&mut self, names: impl IntoIterator<Item = S>) -> Result<(), Error> {
+        self.set_frozen(names, false)
+    }
+
+    fn set_frozen<S: AsRef<str>>(
+        &mut self,
+        names: impl IntoIterator<Item = S>,
+        frozen: bool,
+    ) -> Result<(), Error> {
+        let tensors = find_all(&self.roster, names)?;
+        if self.roster.set_frozen(&tensors, frozen) {
+            self.classes = None;
+        }
+        Ok(())
+    }
+
+    /// How many steps of the tensor have been recorded.
+    ///
+    /// # Errors
+    /// [`Error::UnknownName`].
+    pub fn step_of(&self, name: &str) -> Result<u64, Error> {
+        Ok(self.roster.step_of(self.roster.find(name)?))
+    }
+
+    /// Sets how many steps the tensor has taken: the next is `step + 1`.
+    ///
+    /// # Errors
+    /// [`Error::UnknownName`].
+    pub fn set_step(&mut self, name: &str, step: u64) -> Result<(), Error> {
+        let tensor = self.roster.find(name)?;
+        self.roster.set_step([tensor], step);
+        self.classes = None;
+        Ok(())
+    }
+
+    /// [`set_step`](Self::set_step) for every tensor.
+    pub fn set_all_steps(&mut self, step: u64) {
+        self.roster.set_step(0..self.tensors.len(), step);
+        self.classes = None;
+    }
+
+    /// The tensors, in the order in which they were added.
+    pub fn tensors(&self) -> &[Tensor] {
+        &self.tensors
+    }
+
+    /// The names of the slots that a tensor keeps, PyTorch's.
+    ///
+    /// # Errors
+    /// [`Error::UnknownName`].
+    pub fn slots(&self, name: &str) -> Result<Vec<&'static str>, Error> {
+        let settings = self.roster.settings_of(self.roster.find(name)?);
+        Ok(kept_slots(settings).into_iter().map(|slot| R::SLOTS[slot]).collect())
+    }
+
+    /// Where a slot of a tensor lies on the device, in order: one range, or more for a tensor that was split.
+    /// The buffers have usages `STORAGE`, `COPY_SRC` and `COPY_DST`.
+    ///
+    /// # Errors
+    /// [`Error::UnknownName`], [`Error::UnknownSlot`].
+    pub fn state_ranges(&self, name: &str, slot: &str) -> Result<Vec<BufferRange>, Error> {
+        let tensor = self.roster.find(name)?;
+        let slot = self.roster.slot(tensor, slot)?;
+        let kept = kept_slots(self.roster.settings_of(tensor));
+        let plane = kept.iter().take_while(|&&k| k != slot).count() as u64;
+        let range = |piece: &plan::Piece| {
+            let span = piece.state(&self.placement.windows[piece.window], plane);
+            BufferRange::new(&self.pages[span.buffer], span.offset, span.size)
+        };
+        Ok(self.placement.pieces_of(tensor).map(range).collect())
+    }
+
+    /// Reads a slot of a tensor back.
+    ///
+    /// # Errors
+    /// [`Error::UnknownName`], [`Error::UnknownSlot`], or as [`readback::download`].
+    pub async fn read_state(
+        &self,
+        device: &wgpu::Device,
+        queue: &wgpu::Queue,
+        name: &str,
+        slot: &str,
+    ) -> Result<Vec<f32>, Error> {
+        let mut values = Vec::new();
+        for range in self.state_ranges(name, slot)? {
+            let take = |chunk: &[u8]| values.extend(bytemuck::pod_collect_to_vec::<u8, f32>(chunk));
+            readback::download_each(device, queue, &range, take).await?;
+        }
+        Ok(values)
+    }
+
+    /// Writes a slot of a tensor, ahead of all that is submitted after this call.
+    ///
+    /// # Errors
+    /// [`Error::UnknownName`], [`Error::UnknownSlot`], [`Error::Length`], or as [`readback::upload`].
+    pub async fn write_state(
+        &self,
+        device: &wgpu::Device,
+        queue: &wgpu::Queue,
+        name: &str,
+        slot: &str,
+        values: &[f32],
+    ) -> Result<(), Error> {
+        let ranges = self.state_ranges(name, slot)?;
+        let expected = ranges.iter().map(BufferRange::len).sum();
+        if values.len() as u64 != expected {
+            let (what, name, found) = (slot.into(), name.into(), values.len() as u64);
+            return Err(Error::Length { what, name, found, expected });
+        }
+        let mut rest = values;
+        for range in ranges {
+            let (these, after) = rest.split_at(range.len() as usize);
+            readback::upload(device, queue, &range, bytemuck::cast_slice(these)).await?;
+            rest = after;
+        }
+        Ok(())
+    }
+
+    /// [`read_state`](Self::read_state) for native targets.
+    ///
+    /// # Errors
+    /// As [`read_state`](Self::read_state).
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn read_state_blocking(
+        &self,
+        device: &wgpu::Device,
+        queue: &wgpu::Queue,
+        name: &str,
+        slot: &str,
+    ) -> Result<Vec<f32>, Error> {
+        pollster::block_on(self.read_state(device, queue, name, slot))
+    }
+
+    /// [`write_state`](Self::write_state) for native targets.
+    ///
+    /// # Errors
+    /// As [`write_state`](Self::write_state).
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn write_state_blocking(
+        &self,
+        device: &wgpu::Device,
+        queue: &wgpu::Queue,
+        name: &str,
+        slot: &str,
+        values: &[f32],
+    ) -> Result<(), Error> {
+        pollster::block_on(self.write_state(device, queue, name, slot, values))
+    }
+
+    /// Dispatches of a step.
+    pub fn dispatches(&self) -> usize {
+        self.launches.len()
+    }
+}
+
+/// The number of the kernel variant that a group needs.
+fn variant_of<R: Rule>(roster: &Roster<R>, variants: &mut Vec<usize>, group: usize) -> usize {
+    let structure = roster.groups()[group].structure();
+    let same = |&known: &usize| roster.groups()[known].structure() == structure;
+    variants.iter().position(same).unwrap_or_else(|| {
+        variants.push(group);
+        variants.len() - 1
+    })
+}
+
+/// Each tensor's places, numbered and free of overlaps.
+fn places(buffers: &mut Buffers, tensors: &[Tensor]) -> Result<Vec<(Place, Place)>, Error> {
+    let mut place = |range: &BufferRange| range.place(buffers.number(range.buffer()));
+    let places: Vec<_> = tensors.iter().map(|tensor| (place(&tensor.params), place(&tensor.grads))).collect();
+    let names: Vec<&str> = tensors.iter().map(Tensor::name).collect();
+    check_overlaps(&names, &places)?;
+    Ok(places)
+}
+
+/// A page of state, holding what the rule starts from.
+fn new_page<R: Rule>(
+    device: &wgpu::Device,
+    placement: &Placement,
+    page: usize,
+    roster: &Roster<R>,
+    variants: &[usize],
+) -> Result<wgpu::Buffer, Error> {
+    let size = placement.pages[page];
+    let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
+    // Buffers start as zeros, which is where most slots start.
+    let mut fills = Vec::new();
+    for piece in &placement.pieces {
+        let window = &placement.windows[piece.window];
+        if window.page != page {
+            continue;
+        }
+        let settings = &roster.groups()[variants[window.variant]];
+        let settings = roster.members().get(piece.tensor).map_or(settings, |m| &roster.groups()[m.group]);
+        for (plane, slot) in kept_slots(settings).into_iter().enumerate() {
+            let initial = settings.initial(slot) as f32;
+            if initial != 0.0 {
+                fills.push((piece.state(window, plane as u64), initial));
+            }
+        }
+    }
+    let label = Some("wgpu-optim state");
+    let mapped_at_creation = !fills.is_empty();
+    let doing = format!("{size} bytes of state");
+    let (buffer, filled) = guarded(device, &doing, || {
+        let buffer = device.create_buffer(&wgpu::BufferDescriptor { label, size, usage, mapped_at_creation });
+        let filled = fills.iter().try_for_each(|(span, initial)| fill(&buffer, span, *initial));
+        if mapped_at_creation {
+            buffer.unmap();
+        }
+        (buffer, filled)
+    })?;
+    filled.map_err(|error| Error::OutOfMemory { doing, message: error.to_string() })?;
+    Ok(buffer)
+}
+
+fn fill(buffer: &wgpu::Buffer, span: &plan::Span, value: f32) -> Result<(), wgpu::MapRangeError> {
+    // Mapped ranges start at multiples of 8, pieces at multiples of 16.
+    let mut view = buffer.get_mapped_range_mut(span.offset..span.end())?;
+    view.copy_from_slice(bytemuck::cast_slice(&vec![value; (span.size / plan::ELEMENT) as usize]));
+    Ok(())
+}

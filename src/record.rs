@@ -1,0 +1,232 @@
+//! One step into the caller's encoder: cached bind groups, fresh scalars, few dispatches.
+
+use std::collections::HashMap;
+
+use crate::Error;
+use crate::kernel::{Kernels, guarded};
+use crate::plan::{self, Lanes, Launch, Placement};
+use crate::rule::{Rule, Scalars, cast};
+
+/// Rebinds after which an unused bind group is let go.
+const KEPT_FOR: u64 = 16;
+
+/// A launch with all that it needs on the device.
+#[derive(Clone, Debug)]
+struct Ready {
+    pipeline: wgpu::ComputePipeline,
+    tensors: wgpu::BindGroup,
+    grid: (u32, u32),
+}
+
+/// The launches of a step.
+///
+/// Gradients may come back to places where they were before, so bind groups are kept for some rebinds, by launch.
+#[derive(Debug, Default)]
+pub(crate) struct Launches {
+    current: Vec<Ready>,
+    cache: HashMap<Launch, (Ready, u64)>,
+    generation: u64,
+}
+
+/// What launches are made ready from.
+pub(crate) struct Parts<'a> {
+    pub device: &'a wgpu::Device,
+    pub kernels: &'a Kernels,
+    pub limits: &'a plan::Limits,
+    pub placement: &'a Placement,
+    /// The buffers that spans count.
+    pub buffers: &'a Buffers,
+    /// The pages of the state.
+    pub pages: &'a [wgpu::Buffer],
+}
+
+impl Launches {
+    /// Makes `planned` what the next steps dispatch.
+    pub fn prepare<R: Rule>(
+        &mut self,
+        parts: &Parts<'_>,
+        planned: Vec<Launch>,
+        settings_of: impl Fn(usize) -> R,
+    ) -> Result<(), Error> {
+        let missing: Vec<&Launch> =
+            planned.iter().filter(|launch| !self.cache.contains_key(launch)).collect();
+        let tables = Tables::new(parts, &missing)?;
+        let mut fresh = Vec::with_capacity(missing.len());
+        for (launch, range) in missing.iter().zip(&tables.ranges) {
+            let settings = settings_of(parts.placement.windows[launch.window].variant);
+            let pipeline = parts.kernels.pipeline(&settings, launch.lanes)?;
+            let tensors = guarded(parts.device, "the bind group of a launch", || {
+                bind_tensors(parts, launch, &tables.buffer, range, R::NAME)
+            })?;
+            fresh.push(((*launch).clone(), Ready { pipeline, tensors, grid: launch.grid(parts.limits) }));
+        }
+        self.generation += 1;
+        self.cache.extend(fresh.into_iter().map(|(launch, ready)| (launch, (ready, 0))));
+        self.current.clear();
+        for launch in planned {
+            if let Some((ready, used)) = self.cache.get_mut(&launch) {
+                *used = self.generation;
+                self.current.push(ready.clone());
+            }
+        }
+        let oldest = self.generation.saturating_sub(KEPT_FOR);
+        self.cache.retain(|_, (_, used)| *used > oldest);
+        Ok(())
+    }
+
+    /// The numbers of the buffers that a cached launch binds.
+    pub fn buffers(&self) -> impl Iterator<Item = usize> {
+        self.cache.keys().flat_map(|launch| [launch.params.buffer, launch.grads.buffer])
+    }
+
+    /// Dispatches of a step.
+    pub fn len(&self) -> usize {
+        self.current.len()
+    }
+
+    /// Dispatches one step.
+    pub fn dispatch(&self, pass: &mut wgpu::ComputePass<'_>, scalars: &wgpu::BindGroup) {
+        let mut set: Option<&wgpu::ComputePipeline> = None;
+        for ready in &self.current {
+            if set != Some(&ready.pipeline) {
+                pass.set_pipeline(&ready.pipeline);
+                pass.set_bind_group(1, scalars, &[]);
+                set = Some(&ready.pipeline);
+            }
+            pass.set_bind_group(0, &ready.tensors, &[]);
+            pass.dispatch_workgroups(ready.grid.0, ready.grid.1, 1);
+        }
+    }
+}
+
+fn bind_tensors(
+    parts: &Parts<'_>,
+    launch: &Launch,
+    tables: &wgpu::Buffer,
+    range: &std::ops::Range<u64>,
+    rule: &str,
+) -> wgpu::BindGroup {
+    let window = &parts.placement.windows[launch.window];
+    let caller = |span: &plan::Span| binding(parts.buffers.get(span.buffer), span.offset, span.size);
+    let resources = [
+        caller(&launch.params),
+        caller(&launch.grads),
+        binding(&parts.pages[window.page], window.offset, window.size()),
+        binding(tables, range.start, range.end - range.start),
+    ];
+    bind(parts.device, &format!("wgpu-optim {rule} tensors"), parts.kernels.tensors_layout(), &resources)
+}
+
+fn binding(buffer: &wgpu::Buffer, offset: u64, size: u64) -> wgpu::BindingResource<'_> {
+    let size = std::num::NonZeroU64::new(size);
+    wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer, offset, size })
+}
+
+/// A bind group of `resources` at bindings 0, 1, …
+fn bind(
+    device: &wgpu::Device,
+    label: &str,
+    layout: &wgpu::BindGroupLayout,
+    resources: &[wgpu::BindingResource<'_>],
+) -> wgpu::BindGroup {
+    let entries: Vec<_> = (0..)
+        .zip(resources)
+        .map(|(binding, resource)| wgpu::BindGroupEntry { binding, resource: resource.clone() })
+        .collect();
+    device.create_bind_group(&wgpu::BindGroupDescriptor { label: Some(label), layout, entries: &entries })
+}
+
+/// The tables of several launches in one buffer.
+struct Tables {
+    buffer: wgpu::Buffer,
+    ranges: Vec<std::ops::Range<u64>>,
+}
+
+impl Tables {
+    fn new(parts: &Parts<'_>, launches: &[&Launch]) -> Result<Self, Error> {
+        let mut words: Vec<u32> = Vec::new();
+        let mut ranges = Vec::new();
+        for launch in launches {
+            let alignment = (parts.limits.alignment / 4) as usize;
+            words.resize(words.len().next_multiple_of(alignment), 0);
+            let start = words.len() as u64 * 4;
+            words.extend(launch.tables(&parts.placement.windows[launch.window], parts.limits));
+            ranges.push(start..words.len() as u64 * 4);
+        }
+        let buffer = constant(parts.device, "wgpu-optim tables", &words)?;
+        Ok(Self { buffer, ranges })
+    }
+}
+
+/// A storage buffer that is written once, now.
+pub(crate) fn constant(device: &wgpu::Device, label: &str, words: &[u32]) -> Result<wgpu::Buffer, Error> {
+    let bytes: &[u8] = bytemuck::cast_slice(words);
+    let size = (bytes.len() as u64).max(4);
+    let usage = wgpu::BufferUsages::STORAGE;
+    let (buffer, mapped) = guarded(device, label, || {
+        let descriptor = wgpu::BufferDescriptor { label: Some(label), size, usage, mapped_at_creation: true };
+        let buffer = device.create_buffer(&descriptor);
+        let mapped = buffer.get_mapped_range_mut(..).map(|mut view| {
+            view.slice(..bytes.len()).copy_from_slice(bytes);
+        });
+        buffer.unmap();
+        (buffer, mapped)
+    })?;
+    mapped.map_err(|error| Error::OutOfMemory { doing: label.into(), message: error.to_string() })?;
+    Ok(buffer)
+}
+
+/// The bind group of one step: its scalars, and each tensor's class.
+pub(crate) fn bind_scalars<R: Rule>(
+    device: &wgpu::Device,
+    kernels: &Kernels,
+    hypers: &[R::Hyper<f64>],
+    classes: &wgpu::Buffer,
+) -> Result<wgpu::BindGroup, Error> {
+    let mut words: Vec<u32> = Vec::new();
+    for hyper in hypers {
+        let hyper: R::Hyper<f32> = cast(hyper);
+        words.extend(hyper.fields().into_iter().map(f32::to_bits));
+    }
+    let scalars = constant(device, "wgpu-optim scalars", &words)?;
+    let resources = [scalars.as_entire_binding(), classes.as_entire_binding()];
+    Ok(bind(device, "wgpu-optim scalars", kernels.scalars_layout(), &resources))
+}
+
+/// The caller's buffers under the numbers that plans use. A number is never given twice.
+#[derive(Debug, Default)]
+pub(crate) struct Buffers {
+    numbers: HashMap<wgpu::Buffer, usize>,
+    by_number: HashMap<usize, wgpu::Buffer>,
+    next: usize,
+}
+
+impl Buffers {
+    /// The number of a buffer, new or not.
+    pub fn number(&mut self, buffer: &wgpu::Buffer) -> usize {
+        if let Some(&number) = self.numbers.get(buffer) {
+            return number;
+        }
+        let number = self.next;
+        self.next += 1;
+        self.numbers.insert(buffer.clone(), number);
+        self.by_number.insert(number, buffer.clone());
+        number
+    }
+
+    fn get(&self, number: usize) -> &wgpu::Buffer {
+        &self.by_number[&number]
+    }
+
+    /// Lets go of all but these.
+    pub fn retain(&mut self, used: &std::collections::HashSet<usize>) {
+        self.numbers.retain(|_, number| used.contains(number));
+        self.by_number.retain(|number, _| used.contains(number));
+    }
+}
+
+/// The lanes of each dispatch, for reports.
+pub(crate) fn lanes(launches: &[Launch]) -> (usize, usize) {
+    let quads = launches.iter().filter(|launch| launch.lanes == Lanes::Quads).count();
+    (quads, launches.len() - quads)
+}

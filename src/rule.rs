@@ -1,0 +1,143 @@
+//! What a rule is, and the list of them.
+//!
+//! A rule is a page: its settings, its folded scalars, its update. Nothing above this floor knows one rule from
+//! another; what walks over all of them does it through [`visit`].
+
+mod adam;
+mod rmsprop;
+mod settings;
+
+use std::fmt::Debug;
+
+pub use adam::{Adam, AdamEpsilon, AdamW, AmsgradOver};
+pub use rmsprop::{RmsProp, RmsPropEpsilon};
+pub use settings::{Decay, Value, Word};
+pub(crate) use settings::{Range, settings, words};
+
+use crate::Error;
+use crate::wgsl::Real;
+
+/// Calls `visitor` with every rule of the crate.
+pub fn visit<V: Visitor>(visitor: &mut V) {
+    visitor.rule::<Adam>();
+    visitor.rule::<RmsProp>();
+}
+
+/// What walks the list of rules.
+pub trait Visitor {
+    fn rule<R: Rule>(&mut self);
+}
+
+/// The most state slots a rule may keep for a parameter.
+pub const MAX_SLOTS: usize = 3;
+
+/// The values of a parameter's slots, in the order of [`Rule::SLOTS`]; those it does not keep are zero.
+pub type Slots<T> = [T; MAX_SLOTS];
+
+/// The settings of an optimizer, and the step they describe.
+pub trait Rule: Clone + Debug + PartialEq + Send + Sync + 'static {
+    /// The name in files, labels and messages: `adam`.
+    const NAME: &'static str;
+    /// Every slot that the rule can keep, under PyTorch's names.
+    const SLOTS: &'static [&'static str];
+    /// The text of `shaders/rule/NAME.wgsl`.
+    const WGSL: &'static str;
+    /// The named constants: (rule name, framework, settings).
+    const PRESETS: &'static [(&'static str, &'static str, Self)];
+
+    /// The scalars of one step, in the order of the shader's `struct Hyper`.
+    type Hyper<T: Real>: Scalars<T>;
+
+    /// Every setting with its value, under the name it has in files.
+    fn settings(&self) -> Vec<(&'static str, Value)>;
+
+    /// Sets one setting by its name. Nothing is checked but the kind of value: see [`check`](Rule::check).
+    ///
+    /// # Errors
+    /// [`Error::UnknownSetting`], or [`Error::Setting`] for a value of the wrong kind.
+    fn set(&mut self, setting: &str, value: Value) -> Result<(), Error>;
+
+    /// Refuses settings outside their ranges.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] with the first setting that is.
+    fn check(&self) -> Result<(), Error>;
+
+    /// The settings that decide which slots are kept and what they mean. They stay what they were when the
+    /// optimizer was built.
+    fn structure(&self) -> Vec<(&'static str, Value)>;
+
+    /// Whether these settings keep the slot `Self::SLOTS[slot]`.
+    fn keeps(&self, slot: usize) -> bool;
+
+    /// What the slot holds before the first step.
+    fn initial(&self, _slot: usize) -> f64 {
+        0.0
+    }
+
+    /// The shader's `override HAS_…` switches.
+    fn switches(&self) -> Vec<(&'static str, bool)>;
+
+    /// The scalars of step `step` (the first is 1), in `f64`: the cast to `f32` is the caller's, and the last act.
+    fn fold(&self, step: u64) -> Self::Hyper<f64>;
+
+    /// One element's step: the parameter, the gradient and the slots before it, to the parameter and slots after.
+    fn update<T: Real>(&self, h: &Self::Hyper<T>, p0: T, g0: T, state: Slots<T>) -> (T, Slots<T>);
+
+    /// The update as a formula with these settings put in, one line for each assignment.
+    fn formula(&self) -> Vec<String>;
+
+    /// The settings that `verify` and the tests try: together they reach every scalar and every switch.
+    fn cases() -> Vec<(&'static str, Self)>;
+}
+
+/// A rule's scalars for one step: a struct of numbers of one type.
+pub trait Scalars<T: Real>: Copy + Debug + Send + Sync {
+    /// The names of the fields, in order.
+    const FIELDS: &'static [&'static str];
+    /// Calls `make` for each field in order.
+    fn from_fields(make: impl FnMut(usize) -> T) -> Self;
+    /// The values of the fields, in order.
+    fn fields(&self) -> Vec<T>;
+}
+
+/// Casts scalars: `f64` to the `f32` that a shader reads.
+pub fn cast<A: Real, B: Real, X: Scalars<A>, Y: Scalars<B>>(scalars: &X) -> Y {
+    let fields = scalars.fields();
+    Y::from_fields(|i| B::from_f64(fields[i].to_f64()))
+}
+
+/// Declares the struct of a rule's scalars.
+///
+/// All fields are one number of 4 bytes in the shader, so order is layout; `tests/contract.rs` holds the two to it.
+macro_rules! scalars {
+    ($(#[$doc:meta])* pub struct $name:ident { $($(#[$field_doc:meta])* $field:ident,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq)]
+        #[repr(C)]
+        pub struct $name<T> { $($(#[$field_doc])* pub $field: T,)* }
+
+        impl<T: $crate::wgsl::Real> $crate::rule::Scalars<T> for $name<T> {
+            const FIELDS: &'static [&'static str] = &[$(stringify!($field)),*];
+            fn from_fields(mut make: impl FnMut(usize) -> T) -> Self {
+                let mut next = 0..;
+                $(let $field = make(next.next().unwrap_or_default());)*
+                Self { $($field),* }
+            }
+            fn fields(&self) -> Vec<T> {
+                vec![$(self.$field),*]
+            }
+        }
+    };
+}
+pub(crate) use scalars;
+
+/// `1 - beta^step`, without the cancellation of `1 - beta.powf(step)` for a beta near 1.
+pub(crate) fn bias(beta: f64, step: u64) -> f64 {
+    -(step as f64 * beta.ln()).exp_m1()
+}
+
+/// The indices of the slots that `rule` keeps.
+pub fn kept_slots<R: Rule>(rule: &R) -> Vec<usize> {
+    (0..R::SLOTS.len()).filter(|&slot| rule.keeps(slot)).collect()
+}

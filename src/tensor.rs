@@ -1,0 +1,223 @@
+//! The caller's buffers, checked once.
+
+use wgpu::BufferUsages;
+
+use crate::Error;
+use crate::plan::{ELEMENT, Place, QUAD, Span};
+
+/// A stretch of a buffer: the caller's buffer, never copied.
+///
+/// From `&buffer` (all of it) or from `buffer.slice(a..b)`, in bytes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BufferRange {
+    buffer: wgpu::Buffer,
+    offset: u64,
+    size: u64,
+    /// Bytes from `offset` on that nobody else uses: `size`, or more in an arena.
+    room: u64,
+}
+
+impl BufferRange {
+    /// `size` bytes of `buffer` from `offset` on. Both must be multiples of 4.
+    pub fn new(buffer: &wgpu::Buffer, offset: u64, size: u64) -> Self {
+        Self { buffer: buffer.clone(), offset, size, room: size }
+    }
+
+    /// A range whose padding, up to a whole quad, belongs to it.
+    pub(crate) fn padded(buffer: &wgpu::Buffer, offset: u64, size: u64) -> Self {
+        Self { room: size.next_multiple_of(QUAD * ELEMENT), ..Self::new(buffer, offset, size) }
+    }
+
+    /// The buffer.
+    pub fn buffer(&self) -> &wgpu::Buffer {
+        &self.buffer
+    }
+
+    /// The first byte.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// Bytes.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Elements: 4 bytes each.
+    pub fn len(&self) -> u64 {
+        self.size / ELEMENT
+    }
+
+    /// Whether the range holds no byte.
+    pub fn is_empty(&self) -> bool {
+        self.size == 0
+    }
+
+    /// As a resource for a bind group of the caller's. The offset must suit the device's alignment; those of an
+    /// [`Arena`](crate::Arena) do.
+    pub fn as_binding(&self) -> wgpu::BindingResource<'_> {
+        wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+            buffer: &self.buffer,
+            offset: self.offset,
+            size: std::num::NonZeroU64::new(self.size),
+        })
+    }
+
+    pub(crate) fn place(&self, buffer: usize) -> Place {
+        Place { span: Span { buffer, offset: self.offset, size: self.size }, room: self.room }
+    }
+
+    /// Refuses a range that no step could use.
+    fn check(&self, what: &'static str, name: &str) -> Result<(), Error> {
+        let name = || name.to_string();
+        if self.size == 0 {
+            return Err(Error::Empty { what, name: name() });
+        }
+        if !self.offset.is_multiple_of(ELEMENT) || !self.size.is_multiple_of(ELEMENT) {
+            let (offset, size, multiple) = (self.offset, self.size, ELEMENT);
+            return Err(Error::Misaligned { what, name: name(), offset, size, multiple });
+        }
+        let end = self.offset.saturating_add(self.size);
+        if end > self.buffer.size() {
+            return Err(Error::OutOfBounds { what, name: name(), end, buffer_size: self.buffer.size() });
+        }
+        if self.len() > u64::from(u32::MAX) {
+            return Err(Error::TooLarge { what, name: name(), found: self.len(), limit: u32::MAX.into() });
+        }
+        let missing = BufferUsages::STORAGE - self.buffer.usage();
+        if !missing.is_empty() {
+            let missing = missing.iter_names().map(|(flag, _)| flag).collect::<Vec<_>>().join(" | ");
+            return Err(Error::Usage { what, name: name(), missing });
+        }
+        Ok(())
+    }
+}
+
+impl From<&wgpu::Buffer> for BufferRange {
+    fn from(buffer: &wgpu::Buffer) -> Self {
+        Self::new(buffer, 0, buffer.size())
+    }
+}
+
+impl From<wgpu::BufferSlice<'_>> for BufferRange {
+    fn from(slice: wgpu::BufferSlice<'_>) -> Self {
+        Self::new(slice.buffer(), slice.offset(), slice.size())
+    }
+}
+
+/// A named tensor: where its parameters lie, and where its gradient will be.
+#[derive(Clone, Debug)]
+pub struct Tensor {
+    name: String,
+    pub(crate) params: BufferRange,
+    pub(crate) grads: BufferRange,
+    shape: Option<Vec<u64>>,
+}
+
+impl Tensor {
+    /// A tensor of `f32` elements. The name is the key of its state.
+    pub fn new(
+        name: impl Into<String>,
+        params: impl Into<BufferRange>,
+        grads: impl Into<BufferRange>,
+    ) -> Self {
+        Self { name: name.into(), params: params.into(), grads: grads.into(), shape: None }
+    }
+
+    /// Also checks that a shape of this many elements was meant.
+    pub fn with_shape(mut self, shape: impl Into<Vec<u64>>) -> Self {
+        self.shape = Some(shape.into());
+        self
+    }
+
+    /// The name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The shape, where one was given.
+    pub fn shape(&self) -> Option<&[u64]> {
+        self.shape.as_deref()
+    }
+
+    /// Where the parameters lie.
+    pub fn params(&self) -> &BufferRange {
+        &self.params
+    }
+
+    /// Where the gradient lies.
+    pub fn grads(&self) -> &BufferRange {
+        &self.grads
+    }
+
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        self.params.check("parameters", &self.name)?;
+        self.grads.check("gradient", &self.name)?;
+        if self.params.len() != self.grads.len() {
+            return Err(Error::Length {
+                what: "gradient".into(),
+                name: self.name.clone(),
+                found: self.grads.len(),
+                expected: self.params.len(),
+            });
+        }
+        self.check_shape()
+    }
+
+    fn check_shape(&self) -> Result<(), Error> {
+        let Some(shape) = &self.shape else { return Ok(()) };
+        let product = shape.iter().try_fold(1u64, |product, &side| product.checked_mul(side));
+        if product == Some(self.params.len()) {
+            return Ok(());
+        }
+        Err(Error::Shape {
+            name: self.name.clone(),
+            shape: shape.clone(),
+            product: product.map_or("more than 2^64".into(), |product| product.to_string()),
+            len: self.params.len(),
+        })
+    }
+}
+
+/// Refuses tensors whose parameters share bytes with anything else that is bound.
+pub(crate) fn check_overlaps(names: &[&str], places: &[(Place, Place)]) -> Result<(), Error> {
+    struct Entry {
+        span: Span,
+        tensor: usize,
+        written: bool,
+    }
+    let mut entries: Vec<Entry> = Vec::with_capacity(places.len() * 2);
+    for (tensor, (params, grads)) in places.iter().enumerate() {
+        entries.push(Entry { span: params.span, tensor, written: true });
+        entries.push(Entry { span: grads.span, tensor, written: false });
+    }
+    entries.sort_by_key(|entry| (entry.span.buffer, entry.span.offset));
+    // The entries so far that reach furthest: of those that are written, and of all.
+    let mut written: Option<&Entry> = None;
+    let mut any: Option<&Entry> = None;
+    let further = |a: Option<&Entry>, b: &Entry| {
+        a.is_none_or(|a| a.span.buffer != b.span.buffer || a.span.end() < b.span.end())
+    };
+    for entry in &entries {
+        let rival = if entry.written { any } else { written };
+        if let Some(other) = rival.filter(|other| other.span.meets(&entry.span)) {
+            let describe = |entry: &Entry| {
+                let what = if entry.written { "parameters" } else { "gradient" };
+                format!("{what} of {:?}", names[entry.tensor])
+            };
+            return Err(Error::Overlap {
+                first: describe(other),
+                second: describe(entry),
+                start: other.span.offset.max(entry.span.offset),
+                end: other.span.end().min(entry.span.end()),
+            });
+        }
+        if entry.written && further(written, entry) {
+            written = Some(entry);
+        }
+        if further(any, entry) {
+            any = Some(entry);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,83 @@
+//! WGSL's built-ins under their own names, so that a rule's update is one text in two tongues.
+//!
+//! The lines between `// <update>` marks stand letter for letter in `src/rule/NAME.rs` and
+//! `shaders/rule/NAME.wgsl`. There `Lane` is `vec4<f32>` or `f32`; here it is `f32` (the twin, which does what
+//! the shader does) or `f64` (the oracle).
+
+use std::fmt::{Debug, LowerExp};
+use std::ops::{Add, Div, Mul, Neg, Sub};
+
+/// The numbers a rule can be computed in: `f32` and `f64`.
+pub trait Real:
+    Copy
+    + Debug
+    + LowerExp
+    + PartialOrd
+    + Send
+    + Sync
+    + Add<Output = Self>
+    + Sub<Output = Self>
+    + Mul<Output = Self>
+    + Div<Output = Self>
+    + Neg<Output = Self>
+    + 'static
+{
+    fn from_f64(x: f64) -> Self;
+    fn to_f64(self) -> f64;
+    fn square_root(self) -> Self;
+}
+
+impl Real for f32 {
+    fn from_f64(x: f64) -> Self {
+        x as f32
+    }
+    fn to_f64(self) -> f64 {
+        self.into()
+    }
+    fn square_root(self) -> Self {
+        self.sqrt()
+    }
+}
+
+impl Real for f64 {
+    fn from_f64(x: f64) -> Self {
+        x
+    }
+    fn to_f64(self) -> f64 {
+        self
+    }
+    fn square_root(self) -> Self {
+        self.sqrt()
+    }
+}
+
+/// `Lane(x)`: every lane holds `x`.
+#[allow(non_snake_case, reason = "WGSL's spelling of the constructor")]
+#[inline(always)]
+pub fn Lane<T: Real>(x: f64) -> T {
+    T::from_f64(x)
+}
+
+/// `Scalar(x)`: one number, for comparisons with a folded scalar.
+#[allow(non_snake_case, reason = "WGSL's spelling of the constructor")]
+#[inline(always)]
+pub fn Scalar<T: Real>(x: f64) -> T {
+    T::from_f64(x)
+}
+
+/// `select(f, t, condition)`: WGSL's order, the value for false first.
+#[inline(always)]
+pub fn select<T: Real>(f: T, t: T, condition: bool) -> T {
+    if condition { t } else { f }
+}
+
+#[inline(always)]
+pub fn sqrt<T: Real>(x: T) -> T {
+    x.square_root()
+}
+
+/// The larger of two numbers; as in WGSL, either may come back where one is NaN.
+#[inline(always)]
+pub fn max<T: Real>(a: T, b: T) -> T {
+    if a < b { b } else { a }
+}

@@ -1,0 +1,103 @@
+// Validates every kernel with Tint, Chromium's WGSL compiler, which refuses things that naga takes (barriers in
+// non-uniform control flow, for one). Dawn's null backend compiles nothing further, so no driver is needed.
+//
+//     node tests/tint/validate.mjs [ROOT]      ROOT holds shaders/; the repository by default
+
+import { readFileSync, readdirSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { create } from 'webgpu';
+
+const root = process.argv[2] ?? join(dirname(fileURLToPath(import.meta.url)), '../..');
+const LANES = ['shaders/quads.wgsl', 'shaders/words.wgsl'];
+
+// A default device: the limits and features that every browser grants.
+const adapter = await create(['backend=null']).requestAdapter();
+const device = await adapter.requestDevice();
+
+// A kernel is whole files laid end to end, in the order of `kernel::source`.
+function compositions() {
+    const rules = readdirSync(join(root, 'shaders/rule')).filter((name) => name.endsWith('.wgsl')).sort();
+    return rules.flatMap((rule) => LANES.map((lanes) => ['shaders/step.wgsl', lanes, `shaders/rule/${rule}`]));
+}
+
+function read(path) {
+    const text = readFileSync(join(root, path), 'utf8');
+    return { path, text: text.endsWith('\n') ? text : `${text}\n` };
+}
+
+// The line of the file that a line of the concatenation came from.
+function origin(files, line) {
+    for (const { path, text } of files) {
+        const lines = text.split('\n').length - 1;
+        if (line <= lines) return `${path}:${line}`;
+        line -= lines;
+    }
+    return 'end of the shader';
+}
+
+// Every combination of the switches named HAS_*, as pipeline constants; other overrides keep their defaults.
+function switches(code) {
+    const names = [...code.replace(/\/\/.*/g, '').matchAll(/\boverride\s+(HAS_\w+)/g)].map((match) => match[1]);
+    return Array.from({ length: 2 ** names.length }, (_, bits) =>
+        Object.fromEntries(names.map((name, bit) => [name, (bits >> bit) & 1])),
+    );
+}
+
+async function scoped(build) {
+    device.pushErrorScope('validation');
+    const built = build();
+    return { built, error: await device.popErrorScope() };
+}
+
+// What Tint says against these files, as lines of text, and how many pipelines it made of them.
+async function validate(files) {
+    const code = files.map(({ text }) => text).join('');
+    const { built: module } = await scoped(() => device.createShaderModule({ code }));
+    const { messages } = await module.getCompilationInfo();
+    const faults = messages
+        .filter(({ type }) => type === 'error')
+        .map(({ lineNum, linePos, message }) => `${origin(files, lineNum)}:${linePos}: ${message}`);
+    if (faults.length > 0) return { faults, pipelines: 0 };
+
+    const variants = switches(code);
+    for (const constants of variants) {
+        const compute = { module, entryPoint: 'step', constants };
+        const { error } = await scoped(() => device.createComputePipeline({ layout: 'auto', compute }));
+        if (error) faults.push(`${JSON.stringify(constants)}: ${error.message}`);
+    }
+    return { faults, pipelines: variants.length };
+}
+
+// Shaders that must be refused, the first as a module, the second as a pipeline with one of its switches on.
+const BROKEN = {
+    'a barrier that not every invocation reaches': `
+        @group(0) @binding(0) var<storage, read_write> data: array<u32>;
+        @compute @workgroup_size(64) fn step(@builtin(global_invocation_id) id: vec3<u32>) {
+            if data[id.x] == 0u { workgroupBarrier(); }
+        }`,
+    'a workgroup that no device has room for': `
+        override HAS_ROOM: bool = false;
+        override WORKGROUP: u32 = select(64u, 65536u, HAS_ROOM);
+        @compute @workgroup_size(WORKGROUP) fn step() {}`,
+};
+
+let failed = 0;
+for (const [what, text] of Object.entries(BROKEN)) {
+    const { faults } = await validate([{ path: what, text: `${text}\n` }]);
+    if (faults.length !== 1) {
+        console.error(`FAILED ${what} should be refused once, and was ${faults.length} times: this check sees nothing`);
+        process.exit(1);
+    }
+}
+
+const kernels = compositions();
+for (const kernel of kernels) {
+    const { faults, pipelines } = await validate(kernel.map(read));
+    if (faults.length > 0) failed += 1;
+    console.log(`${faults.length > 0 ? 'FAILED' : 'ok'} ${kernel.join(' + ')} (${pipelines} pipelines)`);
+    for (const fault of faults) console.log(`    ${fault}`);
+}
+console.log(`${kernels.length} compositions, ${failed} failed`);
+// Dawn would keep the process alive.
+process.exit(failed > 0 || kernels.length === 0 ? 1 : 0);
