@@ -38,7 +38,7 @@ install() {
     fi
     printf 'Missing: %s. To install it, this is run as root:\n    %s\n' "$what" "$command"
     if [ "$(id -u)" = 0 ]; then
-        sh -c "$command" || fail "could not install $what"
+        sh -c "$command" >/dev/null || fail "could not install $what"
         return
     fi
     has sudo || fail "there is no sudo here: run that line as root, then this script again"
@@ -47,7 +47,7 @@ install() {
         read -r -p "Run it now, with sudo? [y/N] " answer
         [[ $answer == [yY]* ]] || fail "nothing was installed"
     fi
-    sudo sh -c "$command" || fail "could not install $what"
+    sudo sh -c "$command" >/dev/null || fail "could not install $what"
 }
 
 # The packages hold Vulkan, and EGL for the GL backend, which the tests run on too.

@@ -11,8 +11,11 @@ import { create } from 'webgpu';
 const root = process.argv[2] ?? join(dirname(fileURLToPath(import.meta.url)), '../..');
 const LANES = ['shaders/quads.wgsl', 'shaders/words.wgsl'];
 
+// Dawn ends when this object is collected, with a crash or a hang of whatever is under way: so it is held for good.
+globalThis.gpu = create(['backend=null']);
+
 // A default device: the limits and features that every browser grants.
-const adapter = await create(['backend=null']).requestAdapter();
+const adapter = await globalThis.gpu.requestAdapter();
 const device = await adapter.requestDevice();
 
 // A kernel is whole files laid end to end, in the order of `kernel::source`.
