@@ -6,6 +6,7 @@
 #[cfg(feature = "gpu")]
 mod arena;
 pub mod cpu;
+pub mod envelope;
 pub mod error;
 #[cfg(feature = "gpu")]
 pub mod kernel;
@@ -20,6 +21,8 @@ mod roster;
 pub mod rule;
 #[cfg(feature = "gpu")]
 mod tensor;
+#[cfg(all(feature = "gpu", not(target_arch = "wasm32")))]
+pub mod verify;
 pub mod wgsl;
 
 pub use error::Error;

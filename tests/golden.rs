@@ -50,7 +50,8 @@ fn the_shader_is_the_framework() {
 #[test]
 fn a_setting_off_by_a_thousandth_is_noticed() {
     for (setting, name) in [("beta1", "torch_adam_default"), ("alpha", "torch_rmsprop_alpha0.9")] {
-        let path = files().into_iter().find(|path| path.file_stem().is_some_and(|stem| stem == name)).unwrap();
+        let path =
+            files().into_iter().find(|path| path.file_stem().is_some_and(|stem| stem == name)).unwrap();
         let mut case = load(&path);
         let value = case.canonical[setting].as_f64().unwrap() * 0.999;
         case.canonical[setting] = value.into();

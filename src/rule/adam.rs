@@ -294,7 +294,7 @@ impl Rule for Adam {
                 "hat amsgrad corrected",
                 Adam { amsgrad: true, amsgrad_over: AmsgradOver::Corrected, ..Self::KERAS },
             ),
-            ("small betas", Adam { beta1: 0.0, beta2: 0.25, eps: 1e-4, ..Self::PYTORCH }),
+            ("small betas", Adam { beta1: 0.3, beta2: 0.25, eps: 1e-4, ..Self::PYTORCH }),
         ]
     }
 }

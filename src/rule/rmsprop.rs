@@ -306,7 +306,7 @@ impl Rule for RmsProp {
             ("optax nesterov", RmsProp { lr, momentum, nesterov: true, ..Self::OPTAX }),
             ("article", Self::ARTICLE),
             ("maximize, started at one", RmsProp { maximize: true, initial_scale: 1.0, ..Self::PYTORCH }),
-            ("small alpha", RmsProp { alpha: 0.25, centered: true, eps: 1e-3, ..Self::ARTICLE }),
+            ("small alpha", RmsProp { alpha: 0.45, centered: true, eps: 1e-3, ..Self::ARTICLE }),
         ]
     }
 }

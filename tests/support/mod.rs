@@ -27,7 +27,9 @@ pub fn gpu_with(limits: impl FnOnce(&wgpu::Adapter) -> wgpu::Limits) -> Option<G
     if let Err(reason) = &opened {
         let required = std::env::var("WGPU_OPTIM_REQUIRE_GPU").is_ok_and(|value| value == "1");
         assert!(!required, "WGPU_OPTIM_REQUIRE_GPU=1, but there is no GPU to test on: {reason}");
-        eprintln!("\n*** SKIPPED: no GPU to test on ({reason}); scripts/test.sh installs a software one ***\n");
+        eprintln!(
+            "\n*** SKIPPED: no GPU to test on ({reason}); scripts/test.sh installs a software one ***\n"
+        );
     }
     opened.ok()
 }

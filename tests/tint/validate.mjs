@@ -18,7 +18,7 @@ globalThis.gpu = create(['backend=null']);
 const adapter = await globalThis.gpu.requestAdapter();
 const device = await adapter.requestDevice();
 
-// A kernel is whole files laid end to end, in the order of `kernel::source`.
+// A kernel is whole files laid end to end, in the order of `kernel::text`.
 function compositions() {
     const rules = readdirSync(join(root, 'shaders/rule')).filter((name) => name.endsWith('.wgsl')).sort();
     return rules.flatMap((rule) => LANES.map((lanes) => ['shaders/step.wgsl', lanes, `shaders/rule/${rule}`]));

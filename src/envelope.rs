@@ -1,0 +1,205 @@
+//! How far from the oracle a step may land, and the comparison that says so.
+//!
+//! Errors are measured on the update, not on the parameter: a weight of 1 that moved by 1e-3 is wrong when it
+//! moved by 1.1e-3, however near to 1 it still is.
+
+use crate::cpu;
+use crate::rule::{MAX_SLOTS, Rule, cast, kept_slots};
+use crate::wgsl::Real;
+
+/// A share of the tensor's largest update. WGSL allows 2.5 ULP to a division and some to a square root, 5e-7
+/// together; the folded scalars are each off by half an ULP.
+pub const SHARE: f64 = 2e-6;
+/// ULPs of the parameter: half of one for rounding it, and one where a driver's subtraction is not the nearest.
+pub const ULPS: f64 = 1.5;
+/// A share of a slot's values before and after, in which what cancels in it is small.
+pub const STATE_SHARE: f64 = 4e-6;
+/// A driver may take subnormal numbers for zero.
+pub const FLUSHED: f64 = 2.4e-38;
+
+/// A tensor between two steps: its parameters, and its slots in the order of [`Rule::SLOTS`], empty where not kept.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Snapshot<T> {
+    pub params: Vec<T>,
+    pub slots: Vec<Vec<T>>,
+}
+
+impl Snapshot<f32> {
+    /// This tensor one step later, computed in `T` on the CPU.
+    pub fn stepped<R: Rule, T: Real>(&self, rule: &R, h: &R::Hyper<T>, grads: &[f32]) -> Snapshot<T> {
+        let mut after = Snapshot {
+            params: real(&self.params),
+            slots: self.slots.iter().map(|slot| real(slot)).collect(),
+        };
+        cpu::step(rule, h, &mut after.params, &real(grads), &mut after.slots);
+        after
+    }
+}
+
+fn real<T: Real>(values: &[f32]) -> Vec<T> {
+    values.iter().map(|&x| T::from_f64(x.into())).collect()
+}
+
+/// What a device computed: the left side of a comparison.
+#[derive(Clone, Copy, Debug)]
+pub struct Device<'a>(pub &'a Snapshot<f32>);
+
+/// What it is held to: the oracle or the twin, one step from the same start.
+#[derive(Clone, Copy, Debug)]
+pub struct Reference<'a, T>(pub &'a Snapshot<T>);
+
+/// The worst element of a comparison.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Worst {
+    /// The largest error, as a share of the tensor's largest update.
+    pub share: f64,
+    /// The largest error, in ULPs of the parameter.
+    pub ulps: f64,
+    /// The largest error over the envelope; above 1 it is broken.
+    pub envelope: f64,
+}
+
+impl Worst {
+    /// The worse of both.
+    pub fn with(self, other: Self) -> Self {
+        Self {
+            share: self.share.max(other.share),
+            ulps: self.ulps.max(other.ulps),
+            envelope: self.envelope.max(other.envelope),
+        }
+    }
+
+    /// Whether the envelope holds.
+    pub fn holds(&self) -> bool {
+        self.envelope <= 1.0
+    }
+}
+
+/// Compares the tensor after one step from `before`. A value that is not finite is infinitely wrong.
+pub fn compare<R: Rule, T: Real>(
+    rule: &R,
+    before: &Snapshot<f32>,
+    device: Device<'_>,
+    reference: Reference<'_, T>,
+) -> Worst {
+    let mut worst = params(&before.params, &device.0.params, &reference.0.params);
+    for slot in kept_slots(rule) {
+        let of = state(&before.slots[slot], &device.0.slots[slot], &reference.0.slots[slot]);
+        worst.envelope = worst.envelope.max(of);
+    }
+    worst
+}
+
+fn params<T: Real>(before: &[f32], device: &[f32], reference: &[T]) -> Worst {
+    let update = |(&p0, p): (&f32, &T)| (p.to_f64() - f64::from(p0)).abs();
+    let largest = before.iter().zip(reference).map(update).fold(0.0, f64::max);
+    let mut worst = Worst::default();
+    if device.len() != reference.len() {
+        return Worst { envelope: f64::INFINITY, ..worst };
+    }
+    for ((&p0, &p), reference) in before.iter().zip(device).zip(reference) {
+        let error = error(p, *reference);
+        let ulp = ulp(p0.abs().max(reference.to_f64().abs() as f32));
+        worst = worst.with(Worst {
+            share: error / largest.max(FLUSHED),
+            ulps: error / ulp,
+            envelope: error / (SHARE * largest + ULPS * ulp),
+        });
+    }
+    worst
+}
+
+fn state<T: Real>(before: &[f32], device: &[f32], reference: &[T]) -> f64 {
+    if device.len() != reference.len() {
+        return f64::INFINITY;
+    }
+    let values = before.iter().zip(device).zip(reference);
+    let over = |((&s0, &s), reference): ((&f32, &f32), &T)| {
+        let scale = f64::from(s0.abs()) + reference.to_f64().abs();
+        error(s, *reference) / (STATE_SHARE * scale + FLUSHED)
+    };
+    values.map(over).fold(0.0, f64::max)
+}
+
+fn error<T: Real>(found: f32, reference: T) -> f64 {
+    let error = (f64::from(found) - reference.to_f64()).abs();
+    if error.is_nan() { f64::INFINITY } else { error }
+}
+
+/// The distance from `x` to the next larger `f32`.
+fn ulp(x: f32) -> f64 {
+    f64::from(x.next_up()) - f64::from(x)
+}
+
+/// A tensor and its gradients, made to reach every scalar and every branch of a rule.
+#[derive(Clone, Debug)]
+pub struct Probe {
+    /// Steps taken before the first.
+    pub steps_before: u64,
+    pub start: Snapshot<f32>,
+    /// One gradient for each step to come.
+    pub grads: Vec<Vec<f32>>,
+}
+
+impl Probe {
+    /// `len` elements to be stepped `steps` times. A warm probe starts with the state of three steps in half of
+    /// its elements and none in the other half; a cold one starts where the rule starts.
+    pub fn new<R: Rule>(rule: &R, len: usize, steps: usize, warm: bool) -> Self {
+        let mut draw = Draw(len as u64 * 2 + u64::from(warm));
+        let slot = |slot| match rule.keeps(slot) {
+            true => vec![rule.initial(slot) as f32; len],
+            false => Vec::new(),
+        };
+        let mut start = Snapshot { params: vec![0.0; len], slots: (0..MAX_SLOTS).map(slot).collect() };
+        let steps_before = if warm { 3 } else { 0 };
+        for step in 1..=steps_before {
+            let grads: Vec<f32> =
+                (0..len).map(|i| if i % 2 == 0 { draw.scaled(-3.0, 1.0) } else { 0.0 }).collect();
+            let h: R::Hyper<f32> = cast(&rule.fold(step));
+            start = start.stepped(rule, &h, &grads);
+        }
+        start.params =
+            (0..len).map(|_| if draw.below(4) == 0 { 0.0 } else { draw.scaled(-4.0, 0.0) }).collect();
+        let grads = (0..steps).map(|_| (0..len).map(|i| draw.gradient(i)).collect()).collect();
+        Self { steps_before, start, grads }
+    }
+}
+
+/// Numbers that look random and are always the same (splitmix64).
+struct Draw(u64);
+
+impl Draw {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut x = self.0;
+        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        x ^ (x >> 31)
+    }
+
+    fn below(&mut self, n: u64) -> u64 {
+        self.next() % n
+    }
+
+    /// Of either sign, its size spread evenly over the powers of ten between these two.
+    fn scaled(&mut self, from: f64, to: f64) -> f32 {
+        let share = self.next() as f64 / u64::MAX as f64;
+        let size = 10f64.powf(from + share * (to - from));
+        (if self.next() & 1 == 0 { size } else { -size }) as f32
+    }
+
+    /// A gradient for element `i`, whose kind stays the same from step to step.
+    fn gradient(&mut self, i: usize) -> f32 {
+        match (i / 2) % 8 {
+            0 => self.scaled(-1.0, 1.0),
+            // Around every epsilon, and around the root of every epsilon.
+            1 | 2 => self.scaled(-9.0, -2.0),
+            3 => 0.0,
+            4 => self.scaled(-12.0, -11.0),
+            5 if self.below(2) == 0 => 0.0,
+            5 => self.scaled(3.0, 4.0),
+            6 => self.scaled(-40.0, -38.0),
+            _ => self.scaled(16.0, 17.0),
+        }
+    }
+}
