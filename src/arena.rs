@@ -25,10 +25,7 @@ impl Arena {
     /// # Errors
     /// [`Error::Empty`], [`Error::DuplicateName`], [`Error::TooLarge`] for a tensor that no buffer of the device
     /// can hold, [`Error::OutOfMemory`].
-    pub fn new<'a>(
-        device: &wgpu::Device,
-        tensors: impl IntoIterator<Item = (&'a str, u64)>,
-    ) -> Result<Self, Error> {
+    pub fn new<'a>(device: &wgpu::Device, tensors: impl IntoIterator<Item = (&'a str, u64)>) -> Result<Self, Error> {
         let limits = limits_of(device)?;
         let tensors: Vec<(&str, u64)> = tensors.into_iter().collect();
         let layout = plan::arena(&tensors, &limits)?;
@@ -37,12 +34,7 @@ impl Arena {
             let label = format!("wgpu-optim arena {role}");
             guarded(device, &format!("{label} of {size} bytes"), || {
                 let label = Some(label.as_str());
-                device.create_buffer(&wgpu::BufferDescriptor {
-                    label,
-                    size,
-                    usage,
-                    mapped_at_creation: false,
-                })
+                device.create_buffer(&wgpu::BufferDescriptor { label, size, usage, mapped_at_creation: false })
             })
         };
         let mut arena = Self { pages: Vec::new(), tensors: Vec::new(), index: HashMap::new() };

@@ -14,13 +14,7 @@ use crate::wgsl::Real;
 ///
 /// # Panics
 /// Where a slice is shorter than `params`.
-pub fn step<R: Rule, T: Real>(
-    rule: &R,
-    h: &R::Hyper<T>,
-    params: &mut [T],
-    grads: &[T],
-    slots: &mut [Vec<T>],
-) {
+pub fn step<R: Rule, T: Real>(rule: &R, h: &R::Hyper<T>, params: &mut [T], grads: &[T], slots: &mut [Vec<T>]) {
     let zero = T::from_f64(0.0);
     for (i, p) in params.iter_mut().enumerate() {
         let mut state = [zero; MAX_SLOTS];
@@ -116,8 +110,7 @@ impl<R: Rule, T: Real> Optimizer<R, T> {
             }
         }
         for (tensor, member) in self.roster.members().iter().enumerate() {
-            let lengths =
-                [("parameters", params[tensor].len() as u64), ("gradient", grads[tensor].len() as u64)];
+            let lengths = [("parameters", params[tensor].len() as u64), ("gradient", grads[tensor].len() as u64)];
             for (what, found) in lengths {
                 if found != member.len && !(what == "gradient" && self.roster.is_frozen(tensor)) {
                     let name = member.name.clone();

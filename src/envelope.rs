@@ -17,21 +17,28 @@ pub const STATE_SHARE: f64 = 4e-6;
 /// A driver may take subnormal numbers for zero.
 pub const FLUSHED: f64 = 2.4e-38;
 
+/// The relative error of a gradient that a step may amplify where its terms cancel: a few roundings.
+const NUDGE: f64 = 4.0 * f32::EPSILON as f64;
+
 /// A tensor between two steps: its parameters, and its slots in the order of [`Rule::SLOTS`], empty where not kept.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Snapshot<T> {
+    /// The parameters.
     pub params: Vec<T>,
+    /// The slots.
     pub slots: Vec<Vec<T>>,
 }
 
 impl Snapshot<f32> {
     /// This tensor one step later, computed in `T` on the CPU.
     pub fn stepped<R: Rule, T: Real>(&self, rule: &R, h: &R::Hyper<T>, grads: &[f32]) -> Snapshot<T> {
-        let mut after = Snapshot {
-            params: real(&self.params),
-            slots: self.slots.iter().map(|slot| real(slot)).collect(),
-        };
-        cpu::step(rule, h, &mut after.params, &real(grads), &mut after.slots);
+        self.stepped_by(rule, h, &real(grads))
+    }
+
+    fn stepped_by<R: Rule, T: Real>(&self, rule: &R, h: &R::Hyper<T>, grads: &[T]) -> Snapshot<T> {
+        let slots = self.slots.iter().map(|slot| real(slot)).collect();
+        let mut after = Snapshot { params: real(&self.params), slots };
+        cpu::step(rule, h, &mut after.params, grads, &mut after.slots);
         after
     }
 }
@@ -43,10 +50,6 @@ fn real<T: Real>(values: &[f32]) -> Vec<T> {
 /// What a device computed: the left side of a comparison.
 #[derive(Clone, Copy, Debug)]
 pub struct Device<'a>(pub &'a Snapshot<f32>);
-
-/// What it is held to: the oracle or the twin, one step from the same start.
-#[derive(Clone, Copy, Debug)]
-pub struct Reference<'a, T>(pub &'a Snapshot<T>);
 
 /// The worst element of a comparison.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -75,50 +78,82 @@ impl Worst {
     }
 }
 
-/// Compares the tensor after one step from `before`. A value that is not finite is infinitely wrong.
-pub fn compare<R: Rule, T: Real>(
-    rule: &R,
-    before: &Snapshot<f32>,
-    device: Device<'_>,
-    reference: Reference<'_, T>,
-) -> Worst {
-    let mut worst = params(&before.params, &device.0.params, &reference.0.params);
-    for slot in kept_slots(rule) {
-        let of = state(&before.slots[slot], &device.0.slots[slot], &reference.0.slots[slot]);
-        worst.envelope = worst.envelope.max(of);
-    }
-    worst
+/// One step of one tensor, and what the CPU makes of it.
+#[derive(Clone, Debug)]
+pub struct Trial<'a, R: Rule> {
+    rule: &'a R,
+    before: &'a Snapshot<f32>,
+    twin: Snapshot<f32>,
+    oracle: Snapshot<f64>,
+    /// The oracle with gradients that are off by a few roundings.
+    nudged: Snapshot<f64>,
 }
 
-fn params<T: Real>(before: &[f32], device: &[f32], reference: &[T]) -> Worst {
-    let update = |(&p0, p): (&f32, &T)| (p.to_f64() - f64::from(p0)).abs();
-    let largest = before.iter().zip(reference).map(update).fold(0.0, f64::max);
-    let mut worst = Worst::default();
-    if device.len() != reference.len() {
-        return Worst { envelope: f64::INFINITY, ..worst };
+impl<'a, R: Rule> Trial<'a, R> {
+    /// The step number `step` (the first is 1) from `before`, with these gradients.
+    pub fn new(rule: &'a R, step: u64, before: &'a Snapshot<f32>, grads: &[f32]) -> Self {
+        let exact = rule.fold(step);
+        let nudged: Vec<f64> = grads.iter().map(|&g| f64::from(g) * (1.0 + NUDGE)).collect();
+        Self {
+            rule,
+            before,
+            twin: before.stepped(rule, &cast(&exact), grads),
+            oracle: before.stepped(rule, &exact, grads),
+            nudged: before.stepped_by(rule, &exact, &nudged),
+        }
     }
-    for ((&p0, &p), reference) in before.iter().zip(device).zip(reference) {
-        let error = error(p, *reference);
-        let ulp = ulp(p0.abs().max(reference.to_f64().abs() as f32));
-        worst = worst.with(Worst {
-            share: error / largest.max(FLUSHED),
-            ulps: error / ulp,
-            envelope: error / (SHARE * largest + ULPS * ulp),
-        });
+
+    /// How far the device is from the `f64` oracle. A value that is not finite is infinitely wrong.
+    pub fn against_oracle(&self, device: Device<'_>) -> Worst {
+        self.against(device, &self.oracle)
     }
-    worst
+
+    /// How far the device is from the `f32` twin.
+    pub fn against_twin(&self, device: Device<'_>) -> Worst {
+        self.against(device, &self.twin)
+    }
+
+    fn against<T: Real>(&self, Device(device): Device<'_>, reference: &Snapshot<T>) -> Worst {
+        let mut worst = self.params(&device.params, &reference.params);
+        for slot in kept_slots(self.rule) {
+            let of = self.state(slot, &device.slots[slot], &reference.slots[slot]);
+            worst.envelope = worst.envelope.max(of);
+        }
+        worst
+    }
+
+    fn params<T: Real>(&self, device: &[f32], reference: &[T]) -> Worst {
+        let before = &self.before.params;
+        let update = |(&p0, p): (&f32, &f64)| (p - f64::from(p0)).abs();
+        let largest = before.iter().zip(&self.oracle.params).map(update).fold(0.0, f64::max);
+        let mut worst = Worst { envelope: missing(device, reference), ..Worst::default() };
+        for (i, (&p, &reference)) in device.iter().zip(reference).enumerate() {
+            let error = error(p, reference);
+            let ulp = ulp(before[i].abs().max(reference.to_f64().abs() as f32));
+            let cancelled = (self.nudged.params[i] - self.oracle.params[i]).abs();
+            worst = worst.with(Worst {
+                share: error / largest.max(FLUSHED),
+                ulps: error / ulp,
+                envelope: error / (SHARE * largest + ULPS * ulp + cancelled),
+            });
+        }
+        worst
+    }
+
+    fn state<T: Real>(&self, slot: usize, device: &[f32], reference: &[T]) -> f64 {
+        let mut worst = missing(device, reference);
+        for (i, (&s, &reference)) in device.iter().zip(reference).enumerate() {
+            let scale = f64::from(self.before.slots[slot][i].abs()) + reference.to_f64().abs();
+            let cancelled = (self.nudged.slots[slot][i] - self.oracle.slots[slot][i]).abs();
+            worst = worst.max(error(s, reference) / (STATE_SHARE * scale + cancelled + FLUSHED));
+        }
+        worst
+    }
 }
 
-fn state<T: Real>(before: &[f32], device: &[f32], reference: &[T]) -> f64 {
-    if device.len() != reference.len() {
-        return f64::INFINITY;
-    }
-    let values = before.iter().zip(device).zip(reference);
-    let over = |((&s0, &s), reference): ((&f32, &f32), &T)| {
-        let scale = f64::from(s0.abs()) + reference.to_f64().abs();
-        error(s, *reference) / (STATE_SHARE * scale + FLUSHED)
-    };
-    values.map(over).fold(0.0, f64::max)
+/// Values that are not there are infinitely wrong.
+fn missing<T>(device: &[f32], reference: &[T]) -> f64 {
+    if device.len() == reference.len() { 0.0 } else { f64::INFINITY }
 }
 
 fn error<T: Real>(found: f32, reference: T) -> f64 {
@@ -136,6 +171,7 @@ fn ulp(x: f32) -> f64 {
 pub struct Probe {
     /// Steps taken before the first.
     pub steps_before: u64,
+    /// Where it starts.
     pub start: Snapshot<f32>,
     /// One gradient for each step to come.
     pub grads: Vec<Vec<f32>>,
@@ -153,13 +189,11 @@ impl Probe {
         let mut start = Snapshot { params: vec![0.0; len], slots: (0..MAX_SLOTS).map(slot).collect() };
         let steps_before = if warm { 3 } else { 0 };
         for step in 1..=steps_before {
-            let grads: Vec<f32> =
-                (0..len).map(|i| if i % 2 == 0 { draw.scaled(-3.0, 1.0) } else { 0.0 }).collect();
+            let grads: Vec<f32> = (0..len).map(|i| if i % 2 == 0 { draw.scaled(-3.0, 1.0) } else { 0.0 }).collect();
             let h: R::Hyper<f32> = cast(&rule.fold(step));
             start = start.stepped(rule, &h, &grads);
         }
-        start.params =
-            (0..len).map(|_| if draw.below(4) == 0 { 0.0 } else { draw.scaled(-4.0, 0.0) }).collect();
+        start.params = (0..len).map(|_| if draw.below(4) == 0 { 0.0 } else { draw.scaled(-4.0, 0.0) }).collect();
         let grads = (0..steps).map(|_| (0..len).map(|i| draw.gradient(i)).collect()).collect();
         Self { steps_before, start, grads }
     }

@@ -36,9 +36,7 @@ pub enum Error {
     Usage { what: &'static str, name: String, missing: String },
 
     /// An offset or a size is not a whole number of elements.
-    #[error(
-        "{what} of {name:?} lie at byte {offset} with {size} bytes; both must be multiples of {multiple}"
-    )]
+    #[error("{what} of {name:?} lie at byte {offset} with {size} bytes; both must be multiples of {multiple}")]
     Misaligned { what: &'static str, name: String, offset: u64, size: u64, multiple: u64 },
 
     /// A range reaches past the end of its buffer.
@@ -55,14 +53,7 @@ pub enum Error {
          {grads_start}..{grads_end}) share a block of {alignment} bytes of one buffer, so they cannot be bound \
          apart; move one of them to a multiple of {alignment}"
     )]
-    SharedBlock {
-        name: String,
-        params_start: u64,
-        params_end: u64,
-        grads_start: u64,
-        grads_end: u64,
-        alignment: u64,
-    },
+    SharedBlock { name: String, params_start: u64, params_end: u64, grads_start: u64, grads_end: u64, alignment: u64 },
 
     /// More than can be addressed.
     #[error("{what} of {name:?}: {found} elements, at most {limit}")]

@@ -20,8 +20,7 @@ pub fn text<R: Rule>(lanes: Lanes) -> String {
 /// The values of a kernel's overrides for these settings.
 pub fn overrides<R: Rule>(settings: &R) -> Vec<(String, f64)> {
     let mut overrides = vec![("WORKGROUP".to_string(), WORKGROUP as f64)];
-    overrides
-        .extend(settings.switches().iter().map(|(name, on)| (name.to_string(), f64::from(u8::from(*on)))));
+    overrides.extend(settings.switches().iter().map(|(name, on)| (name.to_string(), f64::from(u8::from(*on)))));
     for (plane, slot) in kept_slots(settings).into_iter().enumerate() {
         overrides.push((format!("PLANE_{}", R::SLOTS[slot].to_uppercase()), plane as f64));
     }
@@ -138,11 +137,7 @@ impl Kernels {
     }
 
     /// The pipeline that steps with these settings, compiled the first time it is asked for.
-    pub(crate) fn pipeline<R: Rule>(
-        &self,
-        settings: &R,
-        lanes: Lanes,
-    ) -> Result<wgpu::ComputePipeline, Error> {
+    pub(crate) fn pipeline<R: Rule>(&self, settings: &R, lanes: Lanes) -> Result<wgpu::ComputePipeline, Error> {
         let overrides = overrides(settings);
         let bits = overrides.iter().map(|(name, value)| (name.clone(), value.to_bits())).collect();
         let key = Key { rule: R::NAME, lanes, overrides: bits };
@@ -155,14 +150,9 @@ impl Kernels {
         Ok(pipeline)
     }
 
-    fn compile<R: Rule>(
-        &self,
-        lanes: Lanes,
-        overrides: &[(String, f64)],
-    ) -> Result<wgpu::ComputePipeline, Error> {
+    fn compile<R: Rule>(&self, lanes: Lanes, overrides: &[(String, f64)]) -> Result<wgpu::ComputePipeline, Error> {
         let device = &self.inner.device;
-        let constants: Vec<(&str, f64)> =
-            overrides.iter().map(|(name, value)| (name.as_str(), *value)).collect();
+        let constants: Vec<(&str, f64)> = overrides.iter().map(|(name, value)| (name.as_str(), *value)).collect();
         guarded(device, &format!("the kernel of {}", R::NAME), || {
             let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
                 label: Some(&format!("wgpu-optim {} shader", R::NAME)),
@@ -196,8 +186,7 @@ fn layout(device: &wgpu::Device, label: &str, read_only: &[bool]) -> wgpu::BindG
         count: None,
     };
     let entries: Vec<_> = read_only.iter().enumerate().map(entry).collect();
-    device
-        .create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: Some(label), entries: &entries })
+    device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: Some(label), entries: &entries })
 }
 
 /// Runs `make` and returns wgpu's objection to it, if it has one.

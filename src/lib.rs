@@ -2,28 +2,28 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs, rust_2018_idioms, unreachable_pub)]
 
-// In reading order; a file uses only those above it, which tests/contract.rs holds it to.
-#[cfg(feature = "gpu")]
-mod arena;
+// In reading order: a file uses only those above it, which tests/contract.rs holds it to.
+pub mod error;
+pub mod wgsl;
+pub mod rule;
+mod roster;
 pub mod cpu;
 pub mod envelope;
-pub mod error;
+pub mod plan;
+#[cfg(feature = "gpu")]
+mod tensor;
 #[cfg(feature = "gpu")]
 pub mod kernel;
 #[cfg(feature = "gpu")]
-mod optimizer;
-pub mod plan;
+mod record;
+#[cfg(feature = "gpu")]
+mod arena;
 #[cfg(feature = "gpu")]
 pub mod readback;
 #[cfg(feature = "gpu")]
-mod record;
-mod roster;
-pub mod rule;
-#[cfg(feature = "gpu")]
-mod tensor;
+mod optimizer;
 #[cfg(all(feature = "gpu", not(target_arch = "wasm32")))]
 pub mod verify;
-pub mod wgsl;
 
 pub use error::Error;
 pub use rule::{Adam, AdamEpsilon, AdamW, AmsgradOver, Decay, RmsProp, RmsPropEpsilon, Rule};

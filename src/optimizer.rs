@@ -52,11 +52,7 @@ impl<R: Rule> Optimizer<R> {
     ///
     /// # Errors
     /// Everything that can be wrong with a setting, a tensor or a limit is refused here: see [`Error`].
-    pub fn new(
-        device: &wgpu::Device,
-        settings: R,
-        tensors: impl IntoIterator<Item = Tensor>,
-    ) -> Result<Self, Error> {
+    pub fn new(device: &wgpu::Device, settings: R, tensors: impl IntoIterator<Item = Tensor>) -> Result<Self, Error> {
         Self::with_groups(device, [Group::new(settings, tensors)])
     }
 
@@ -64,10 +60,7 @@ impl<R: Rule> Optimizer<R> {
     ///
     /// # Errors
     /// As [`new`](Self::new).
-    pub fn with_groups(
-        device: &wgpu::Device,
-        groups: impl IntoIterator<Item = Group<R>>,
-    ) -> Result<Self, Error> {
+    pub fn with_groups(device: &wgpu::Device, groups: impl IntoIterator<Item = Group<R>>) -> Result<Self, Error> {
         Self::with_kernels(device, &Kernels::new(device)?, groups)
     }
 
@@ -123,11 +116,7 @@ impl<R: Rule> Optimizer<R> {
     ///
     /// # Errors
     /// As [`record`](Self::record).
-    pub fn record_in(
-        &mut self,
-        device: &wgpu::Device,
-        pass: &mut wgpu::ComputePass<'_>,
-    ) -> Result<(), Error> {
+    pub fn record_in(&mut self, device: &wgpu::Device, pass: &mut wgpu::ComputePass<'_>) -> Result<(), Error> {
         let Some(scalars) = self.next_scalars(device)? else { return Ok(()) };
         self.launches.dispatch(pass, &scalars);
         self.roster.advance();
@@ -140,15 +129,13 @@ impl<R: Rule> Optimizer<R> {
     /// As [`record`](Self::record), and [`Error::DeviceLost`].
     #[cfg(not(target_arch = "wasm32"))]
     pub fn step_blocking(&mut self, device: &wgpu::Device, queue: &wgpu::Queue) -> Result<(), Error> {
-        let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor {
-            label: Some("wgpu-optim blocking step"),
-        });
+        let mut encoder =
+            device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("wgpu-optim blocking step") });
         self.record(device, &mut encoder)?;
         queue.submit([encoder.finish()]);
-        device.poll(wgpu::PollType::wait_indefinitely()).map_err(|error| Error::DeviceLost {
-            doing: "waiting for a step".into(),
-            message: error.to_string(),
-        })?;
+        device
+            .poll(wgpu::PollType::wait_indefinitely())
+            .map_err(|error| Error::DeviceLost { doing: "waiting for a step".into(), message: error.to_string() })?;
         Ok(())
     }
 
@@ -191,12 +178,7 @@ impl<R: Rule> Optimizer<R> {
     }
 
     /// Checks, places and launches what is new beside what is there; all or nothing.
-    fn extend(
-        &mut self,
-        device: &wgpu::Device,
-        new: Vec<Group<R>>,
-        into: Option<usize>,
-    ) -> Result<(), Error> {
+    fn extend(&mut self, device: &wgpu::Device, new: Vec<Group<R>>, into: Option<usize>) -> Result<(), Error> {
         self.kernels.check_device(device)?;
         let mut roster = self.roster.clone();
         let mut tensors = self.tensors.clone();
@@ -319,11 +301,7 @@ impl<R: Rule> Optimizer<R> {
         self.set_frozen(names, false)
     }
 
-    fn set_frozen<S: AsRef<str>>(
-        &mut self,
-        names: impl IntoIterator<Item = S>,
-        frozen: bool,
-    ) -> Result<(), Error> {
+    fn set_frozen<S: AsRef<str>>(&mut self, names: impl IntoIterator<Item = S>, frozen: bool) -> Result<(), Error> {
         let tensors = find_all(&self.roster, names)?;
         if self.roster.set_frozen(&tensors, frozen) {
             self.classes = None;

@@ -271,8 +271,7 @@ pub struct Place {
 impl Place {
     fn piece(&self, piece: &Piece) -> Self {
         let start = piece.start * ELEMENT;
-        let span =
-            Span { buffer: self.span.buffer, offset: self.span.offset + start, size: piece.len * ELEMENT };
+        let span = Span { buffer: self.span.buffer, offset: self.span.offset + start, size: piece.len * ELEMENT };
         Self { span, room: self.room - start }
     }
 }
@@ -323,14 +322,8 @@ impl Launch {
         let mut words: Vec<u32> = head.iter().map(|&word| word as u32).collect();
         let mut first_group = 0;
         for segment in &self.segments {
-            let fields = [
-                first_group,
-                segment.lanes,
-                segment.tensor as u64,
-                segment.params,
-                segment.grads,
-                segment.state,
-            ];
+            let fields =
+                [first_group, segment.lanes, segment.tensor as u64, segment.params, segment.grads, segment.state];
             words.extend(fields.iter().map(|&word| word as u32));
             first_group += groups(segment.lanes);
         }
@@ -405,8 +398,7 @@ impl Part {
     /// The elements stepped as quads, from the first on; where the tensor owns what follows it, the last quad may
     /// reach over its end.
     fn quads(&self, params: &Span, grads: &Span) -> u64 {
-        let aligned =
-            |place: &Place, cover: &Span| (place.span.offset - cover.offset).is_multiple_of(QUAD * ELEMENT);
+        let aligned = |place: &Place, cover: &Span| (place.span.offset - cover.offset).is_multiple_of(QUAD * ELEMENT);
         if !aligned(&self.params, params) || !aligned(&self.grads, grads) {
             return 0;
         }
@@ -489,8 +481,7 @@ impl Run {
 
     fn segment(&self, part: &Part, skip: u64, elements: u64, lanes: Lanes) -> Segment {
         let lane = lanes.elements();
-        let within =
-            |place: &Place, cover: &Span| ((place.span.offset - cover.offset) / ELEMENT + skip) / lane;
+        let within = |place: &Place, cover: &Span| ((place.span.offset - cover.offset) / ELEMENT + skip) / lane;
         Segment {
             tensor: part.piece.tensor,
             lanes: elements / lane,

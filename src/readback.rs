@@ -20,11 +20,7 @@ pub const RING: usize = 2;
 ///
 /// # Errors
 /// [`Error::Usage`], [`Error::OutOfMemory`], [`Error::DeviceLost`], [`Error::Readback`].
-pub async fn download(
-    device: &wgpu::Device,
-    queue: &wgpu::Queue,
-    range: &BufferRange,
-) -> Result<Vec<u8>, Error> {
+pub async fn download(device: &wgpu::Device, queue: &wgpu::Queue, range: &BufferRange) -> Result<Vec<u8>, Error> {
     let mut bytes = Vec::with_capacity(range.size() as usize);
     download_each(device, queue, range, |chunk| bytes.extend_from_slice(chunk)).await?;
     Ok(bytes)
@@ -96,11 +92,7 @@ pub async fn upload(
 /// # Errors
 /// As [`download`].
 #[cfg(not(target_arch = "wasm32"))]
-pub fn download_blocking(
-    device: &wgpu::Device,
-    queue: &wgpu::Queue,
-    range: &BufferRange,
-) -> Result<Vec<u8>, Error> {
+pub fn download_blocking(device: &wgpu::Device, queue: &wgpu::Queue, range: &BufferRange) -> Result<Vec<u8>, Error> {
     pollster::block_on(download(device, queue, range))
 }
 
@@ -154,9 +146,8 @@ impl Download {
                 usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
                 mapped_at_creation: false,
             });
-            let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor {
-                label: Some("wgpu-optim readback"),
-            });
+            let mut encoder =
+                device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("wgpu-optim readback") });
             encoder.copy_buffer_to_buffer(range.buffer(), offset, &staging, 0, size);
             queue.submit([encoder.finish()]);
             staging
@@ -169,9 +160,7 @@ impl Download {
     async fn wait(self, device: &wgpu::Device, take: &mut impl FnMut(&[u8])) -> Result<(), Error> {
         let doing = "reading back";
         let failed = |message: String| Error::Readback { doing: doing.into(), message };
-        landed(device, self.mapped, doing)
-            .await?
-            .map_err(|error| lost_or(device, doing, failed(error.to_string())))?;
+        landed(device, self.mapped, doing).await?.map_err(|error| lost_or(device, doing, failed(error.to_string())))?;
         let view = self.staging.get_mapped_range(..).map_err(|error| failed(error.to_string()))?;
         take(&view);
         Ok(())
@@ -179,11 +168,7 @@ impl Download {
 }
 
 /// What a callback of the device sends. Native devices call back only while somebody polls them, so this does.
-async fn landed<T: 'static>(
-    device: &wgpu::Device,
-    receiver: OneshotReceiver<T>,
-    doing: &str,
-) -> Result<T, Error> {
+async fn landed<T: 'static>(device: &wgpu::Device, receiver: OneshotReceiver<T>, doing: &str) -> Result<T, Error> {
     #[cfg(not(target_arch = "wasm32"))]
     {
         let mut receive = std::pin::pin!(receiver.receive());

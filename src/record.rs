@@ -48,8 +48,7 @@ impl Launches {
         planned: Vec<Launch>,
         settings_of: impl Fn(usize) -> R,
     ) -> Result<(), Error> {
-        let missing: Vec<&Launch> =
-            planned.iter().filter(|launch| !self.cache.contains_key(launch)).collect();
+        let missing: Vec<&Launch> = planned.iter().filter(|launch| !self.cache.contains_key(launch)).collect();
         let tables = Tables::new(parts, &missing)?;
         let mut fresh = Vec::with_capacity(missing.len());
         for (launch, range) in missing.iter().zip(&tables.ranges) {

@@ -116,11 +116,7 @@ pub struct Tensor {
 
 impl Tensor {
     /// A tensor of `f32` elements. The name is the key of its state.
-    pub fn new(
-        name: impl Into<String>,
-        params: impl Into<BufferRange>,
-        grads: impl Into<BufferRange>,
-    ) -> Self {
+    pub fn new(name: impl Into<String>, params: impl Into<BufferRange>, grads: impl Into<BufferRange>) -> Self {
         Self { name: name.into(), params: params.into(), grads: grads.into(), shape: None }
     }
 
@@ -195,9 +191,8 @@ pub(crate) fn check_overlaps(names: &[&str], places: &[(Place, Place)]) -> Resul
     // The entries so far that reach furthest: of those that are written, and of all.
     let mut written: Option<&Entry> = None;
     let mut any: Option<&Entry> = None;
-    let further = |a: Option<&Entry>, b: &Entry| {
-        a.is_none_or(|a| a.span.buffer != b.span.buffer || a.span.end() < b.span.end())
-    };
+    let further =
+        |a: Option<&Entry>, b: &Entry| a.is_none_or(|a| a.span.buffer != b.span.buffer || a.span.end() < b.span.end());
     for entry in &entries {
         let rival = if entry.written { any } else { written };
         if let Some(other) = rival.filter(|other| other.span.meets(&entry.span)) {

@@ -4,10 +4,10 @@
 //! not add up and the envelope can be tight.
 
 use crate::Error;
-use crate::envelope::{Device, Probe, Reference, Snapshot, Worst, compare};
+use crate::envelope::{Device, Probe, Snapshot, Trial, Worst};
 use crate::optimizer::Optimizer;
 use crate::readback::{download_blocking, upload_blocking};
-use crate::rule::{Rule, Visitor, cast, visit};
+use crate::rule::{Rule, Visitor, visit};
 use crate::tensor::{BufferRange, Tensor};
 
 /// What came of one case.
@@ -121,12 +121,7 @@ struct Bench<'a, R: Rule> {
 }
 
 impl<'a, R: Rule> Bench<'a, R> {
-    fn new(
-        device: &'a wgpu::Device,
-        queue: &'a wgpu::Queue,
-        settings: &R,
-        warm: bool,
-    ) -> Result<Self, Error> {
+    fn new(device: &'a wgpu::Device, queue: &'a wgpu::Queue, settings: &R, warm: bool) -> Result<Self, Error> {
         let mut tensors = Vec::new();
         let mut words = MARGIN;
         for shift in [0, 1] {
@@ -174,13 +169,10 @@ impl<'a, R: Rule> Bench<'a, R> {
         self.optimizer.step_blocking(self.device, self.queue)?;
         let after = self.snapshots(row)?;
         for (((_, probe), before), after) in self.tensors.iter().zip(&before).zip(&after) {
-            let exact = self.settings.fold(probe.steps_before + step as u64 + 1);
-            let rounded: R::Hyper<f32> = cast(&exact);
-            let oracle = before.stepped(&self.settings, &exact, &probe.grads[step]);
-            let twin = before.stepped(&self.settings, &rounded, &probe.grads[step]);
-            let device = Device(after);
-            row.oracle = row.oracle.with(compare(&self.settings, before, device, Reference(&oracle)));
-            row.twin = row.twin.with(compare(&self.settings, before, device, Reference(&twin)));
+            let number = probe.steps_before + step as u64 + 1;
+            let trial = Trial::new(&self.settings, number, before, &probe.grads[step]);
+            row.oracle = row.oracle.with(trial.against_oracle(Device(after)));
+            row.twin = row.twin.with(trial.against_twin(Device(after)));
             row.elements += after.params.len() as u64;
         }
         if self.words(&self.grads)? != grads {
@@ -206,9 +198,7 @@ impl<'a, R: Rule> Bench<'a, R> {
             snapshots.push(Snapshot { params, slots });
         }
         if let Some(word) = words.iter().position(|&word| word != CANARY) {
-            row.damage = Some(format!(
-                "the step wrote to word {word} of the parameters' buffer, which is no tensor's"
-            ));
+            row.damage = Some(format!("the step wrote to word {word} of the parameters' buffer, which is no tensor's"));
         }
         Ok(snapshots)
     }

@@ -50,8 +50,7 @@ fn the_shader_is_the_framework() {
 #[test]
 fn a_setting_off_by_a_thousandth_is_noticed() {
     for (setting, name) in [("beta1", "torch_adam_default"), ("alpha", "torch_rmsprop_alpha0.9")] {
-        let path =
-            files().into_iter().find(|path| path.file_stem().is_some_and(|stem| stem == name)).unwrap();
+        let path = files().into_iter().find(|path| path.file_stem().is_some_and(|stem| stem == name)).unwrap();
         let mut case = load(&path);
         let value = case.canonical[setting].as_f64().unwrap() * 0.999;
         case.canonical[setting] = value.into();
@@ -272,14 +271,7 @@ fn weight_decay(case: &Case, tensor: &Tensor) -> f64 {
     own.map_or(case.canonical["weight_decay"].as_f64().unwrap_or(0.0), |(_, value)| *value)
 }
 
-fn state_tolerance(
-    case: &Case,
-    tensor: &Tensor,
-    trail: &Trail,
-    slot: &str,
-    reference: &[f64],
-    i: usize,
-) -> f64 {
+fn state_tolerance(case: &Case, tensor: &Tensor, trail: &Trail, slot: &str, reference: &[f64], i: usize) -> f64 {
     let scale = state_scale(case, tensor, trail, slot, reference, i);
     match slot {
         "exp_avg" | "grad_avg" => 1e-6 * scale + 1e-37,

@@ -92,8 +92,7 @@ impl Adam {
 
     /// `keras.optimizers.Adam`: eps 1e-7 as epsilon-hat, decoupled decay.
     /// `p -= lr * sqrt(bc2) / bc1 * m / (sqrt(v) + eps)`. Source: Keras 3.15, `optimizers/adam.py`.
-    pub const KERAS: Self =
-        Self { eps: 1e-7, epsilon: AdamEpsilon::Hat, decay: Decay::Decoupled, ..Self::PYTORCH };
+    pub const KERAS: Self = Self { eps: 1e-7, epsilon: AdamEpsilon::Hat, decay: Decay::Decoupled, ..Self::PYTORCH };
 
     /// `tf.keras.optimizers.legacy.Adam` (TensorFlow up to 2.10): [`KERAS`](Self::KERAS)'s formula and numbers.
     /// Source: tf_keras 2.21, `optimizers/legacy/adam.py`.
@@ -251,8 +250,7 @@ impl Rule for Adam {
         // <update>
         let s = h.grad_sign * g0;
         let g = select(s, s + h.l2 * p0, h.l2 > Scalar(0.0));
-        let m =
-            select(m0 + h.one_minus_beta1 * (g - m0), g - h.beta1 * (g - m0), h.beta1 < h.one_minus_beta1);
+        let m = select(m0 + h.one_minus_beta1 * (g - m0), g - h.beta1 * (g - m0), h.beta1 < h.one_minus_beta1);
         let v = h.beta2 * v0 + (h.one_minus_beta2 * g) * g;
         let x = max(x0, h.max_scale * v);
         let w = select(v, x, HAS_AMSGRAD);
@@ -278,22 +276,16 @@ impl Rule for Adam {
         let lr = 1e-3;
         vec![
             ("pytorch", Self::PYTORCH),
-            ("pytorch adamw", Adam { weight_decay: 0.1, ..AdamW::PYTORCH }),
+            ("pytorch adamw", Adam { lr: 0.05, weight_decay: 1.0, ..AdamW::PYTORCH }),
             ("keras", Self::KERAS),
             ("keras amsgrad adamw", Adam { amsgrad: true, ..AdamW::KERAS }),
             ("optax adamw", Adam { lr, ..AdamW::OPTAX }),
             ("optax eps_root", Adam { lr, eps_root: 1e-8, ..Self::OPTAX }),
             ("optax nesterov", Adam { lr, nesterov: true, ..Self::OPTAX }),
             ("optax amsgrad", Adam { lr, amsgrad: true, ..Self::OPTAX }),
-            (
-                "l2 amsgrad maximize",
-                Adam { weight_decay: 0.1, amsgrad: true, maximize: true, ..Self::PYTORCH },
-            ),
+            ("l2 amsgrad maximize", Adam { weight_decay: 0.1, amsgrad: true, maximize: true, ..Self::PYTORCH }),
             ("eps inside", Adam { epsilon: AdamEpsilon::Inside, ..Self::PYTORCH }),
-            (
-                "hat amsgrad corrected",
-                Adam { amsgrad: true, amsgrad_over: AmsgradOver::Corrected, ..Self::KERAS },
-            ),
+            ("hat amsgrad corrected", Adam { amsgrad: true, amsgrad_over: AmsgradOver::Corrected, ..Self::KERAS }),
             ("small betas", Adam { beta1: 0.3, beta2: 0.25, eps: 1e-4, ..Self::PYTORCH }),
         ]
     }
@@ -338,11 +330,7 @@ impl Adam {
             AdamEpsilon::Outside => (plus(self.eps_root), plus(self.eps)),
             AdamEpsilon::Inside => (plus(self.eps_root + self.eps), String::new()),
             AdamEpsilon::Hat => (
-                if self.eps_root > 0.0 {
-                    format!(" + {} / bc2", number(self.eps_root))
-                } else {
-                    String::new()
-                },
+                if self.eps_root > 0.0 { format!(" + {} / bc2", number(self.eps_root)) } else { String::new() },
                 format!(" + {} / sqrt(bc2)", number(self.eps)),
             ),
         };

@@ -244,8 +244,7 @@ impl Rule for RmsProp {
         let s = h.grad_sign * g0;
         let g = select(s, s + h.l2 * p0, h.l2 > Scalar(0.0));
         let v = h.alpha * v0 + (h.one_minus_alpha * g) * g;
-        let a =
-            select(a0 + h.one_minus_alpha * (g - a0), g - h.alpha * (g - a0), h.alpha < h.one_minus_alpha);
+        let a = select(a0 + h.one_minus_alpha * (g - a0), g - h.alpha * (g - a0), h.alpha < h.one_minus_alpha);
         let c = v - a * a;
         let k = select(c, max(c, Lane(0.0)), HAS_CLAMP_CENTERED);
         let x = select(v, k, HAS_CENTERED);
@@ -299,7 +298,7 @@ impl Rule for RmsProp {
             ("pytorch momentum l2", RmsProp { momentum, weight_decay: 0.1, ..Self::PYTORCH }),
             ("pytorch centered", RmsProp { centered: true, clamp_centered: true, ..Self::PYTORCH }),
             ("keras", Self::KERAS),
-            ("keras momentum decay", RmsProp { momentum, weight_decay: 0.1, ..Self::KERAS }),
+            ("keras momentum decay", RmsProp { lr: 0.05, momentum, weight_decay: 1.0, ..Self::KERAS }),
             ("keras centered momentum", RmsProp { centered: true, momentum, ..Self::KERAS }),
             ("legacy", Self::TF_KERAS_LEGACY),
             ("legacy momentum", RmsProp { momentum, ..Self::TF_KERAS_LEGACY }),

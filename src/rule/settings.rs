@@ -146,12 +146,7 @@ pub(crate) fn assign<K: Kind>(
     value: Value,
 ) -> Result<(), Error> {
     let found = value.to_string();
-    *field = K::from_value(value).ok_or_else(|| Error::Setting {
-        rule,
-        setting,
-        found,
-        expected: K::expected(),
-    })?;
+    *field = K::from_value(value).ok_or_else(|| Error::Setting { rule, setting, found, expected: K::expected() })?;
     Ok(())
 }
 

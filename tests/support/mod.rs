@@ -27,19 +27,15 @@ pub fn gpu_with(limits: impl FnOnce(&wgpu::Adapter) -> wgpu::Limits) -> Option<G
     if let Err(reason) = &opened {
         let required = std::env::var("WGPU_OPTIM_REQUIRE_GPU").is_ok_and(|value| value == "1");
         assert!(!required, "WGPU_OPTIM_REQUIRE_GPU=1, but there is no GPU to test on: {reason}");
-        eprintln!(
-            "\n*** SKIPPED: no GPU to test on ({reason}); scripts/test.sh installs a software one ***\n"
-        );
+        eprintln!("\n*** SKIPPED: no GPU to test on ({reason}); scripts/test.sh installs a software one ***\n");
     }
     opened.ok()
 }
 
 async fn open(limits: impl FnOnce(&wgpu::Adapter) -> wgpu::Limits) -> Result<Gpu, String> {
     let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle_from_env());
-    let options = wgpu::RequestAdapterOptions {
-        power_preference: wgpu::PowerPreference::HighPerformance,
-        ..Default::default()
-    };
+    let options =
+        wgpu::RequestAdapterOptions { power_preference: wgpu::PowerPreference::HighPerformance, ..Default::default() };
     let adapter = instance.request_adapter(&options).await.map_err(|error| error.to_string())?;
     let descriptor = wgpu::DeviceDescriptor { required_limits: limits(&adapter), ..Default::default() };
     let (device, queue) = adapter.request_device(&descriptor).await.map_err(|error| error.to_string())?;

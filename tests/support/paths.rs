@@ -33,9 +33,8 @@ pub struct Cpu<R: Rule, T: Real> {
 
 impl<R: Rule, T: Real> Cpu<R, T> {
     pub fn new(groups: &[R], tensors: &[Start]) -> Self {
-        let members = |group: usize| {
-            tensors.iter().filter(move |t| t.group == group).map(|t| (t.name.as_str(), t.params.len()))
-        };
+        let members =
+            |group: usize| tensors.iter().filter(move |t| t.group == group).map(|t| (t.name.as_str(), t.params.len()));
         let mut optimizer = cpu::Optimizer::new(groups[0].clone(), members(0)).unwrap();
         for (group, settings) in groups.iter().enumerate().skip(1) {
             optimizer.add_group(settings.clone(), members(group)).unwrap();

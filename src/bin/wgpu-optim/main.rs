@@ -1,1 +1,47 @@
-fn main() {}
+//! The command line. Exit codes: 0 done, 1 the job failed, 2 wrong usage.
+
+mod adapter;
+mod apply;
+mod catalog;
+mod compare;
+mod config;
+mod devices;
+mod explain;
+mod inputs;
+mod output;
+mod report;
+mod safetensors;
+mod state;
+mod stepper;
+mod usage;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Optimizer steps on parameters and gradients in safetensors files, on the GPU or on the CPU
+#[derive(Parser)]
+#[command(name = "wgpu-optim", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Devices(devices::Args),
+    Apply(apply::Args),
+    Compare(compare::Args),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Devices(args) => devices::run(&args),
+        Command::Apply(args) => apply::run(&args),
+        Command::Compare(args) => compare::run(&args),
+    };
+    result.unwrap_or_else(|error| {
+        report::complain(&format!("error: {error:#}"));
+        ExitCode::from(if usage::is_usage(&error) { 2 } else { 1 })
+    })
+}

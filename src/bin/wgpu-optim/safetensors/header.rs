@@ -1,0 +1,252 @@
+//! The header of a safetensors file: JSON that is believed in nothing.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fmt;
+
+use anyhow::{Result, bail};
+use serde::Deserialize;
+use serde::de::{Deserializer, Error, MapAccess, Visitor};
+
+/// Bytes of the number that a file starts with.
+pub const LENGTH: u64 = 8;
+/// The most bytes of a header, as the safetensors crate has it.
+pub const MAX_HEADER: u64 = 100_000_000;
+/// The key that is no tensor.
+pub const METADATA: &str = "__metadata__";
+
+/// A header whose tensors tile the data without a hole.
+#[derive(Debug)]
+pub struct Header {
+    pub metadata: BTreeMap<String, String>,
+    /// In the order of their data.
+    pub entries: Vec<Entry>,
+}
+
+/// A tensor, and where its data lie.
+#[derive(Debug)]
+pub struct Entry {
+    pub name: String,
+    pub dtype: Dtype,
+    pub shape: Vec<u64>,
+    /// First byte, from the end of the header.
+    pub start: u64,
+    end: u64,
+}
+
+impl Entry {
+    /// Bytes.
+    pub fn size(&self) -> u64 {
+        self.end - self.start
+    }
+
+    /// Elements.
+    pub fn len(&self) -> u64 {
+        self.shape.iter().product()
+    }
+
+    /// Bytes that shape and dtype ask for; `None` where a number overflows or a byte would be shared.
+    fn wanted(&self) -> Option<u64> {
+        let product = self.shape.iter().try_fold(1u64, |product, &side| product.checked_mul(side));
+        let bits = product?.checked_mul(self.dtype.bits)?;
+        bits.is_multiple_of(8).then_some(bits / 8)
+    }
+}
+
+/// The type of a tensor's elements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dtype {
+    name: &'static str,
+    bits: u64,
+}
+
+impl Dtype {
+    pub const F32: Self = Self { name: "F32", bits: 32 };
+    pub const F16: Self = Self { name: "F16", bits: 16 };
+    pub const BF16: Self = Self { name: "BF16", bits: 16 };
+
+    /// Every type of the safetensors crate; those that are only carried through need no more than their size.
+    const ALL: &[Self] = &[
+        Self { name: "BOOL", bits: 8 },
+        Self { name: "F4", bits: 4 },
+        Self { name: "F6_E2M3", bits: 6 },
+        Self { name: "F6_E3M2", bits: 6 },
+        Self { name: "U8", bits: 8 },
+        Self { name: "I8", bits: 8 },
+        Self { name: "F8_E5M2", bits: 8 },
+        Self { name: "F8_E4M3", bits: 8 },
+        Self { name: "F8_E8M0", bits: 8 },
+        Self { name: "F8_E4M3FNUZ", bits: 8 },
+        Self { name: "F8_E5M2FNUZ", bits: 8 },
+        Self { name: "I16", bits: 16 },
+        Self { name: "U16", bits: 16 },
+        Self::F16,
+        Self::BF16,
+        Self { name: "I32", bits: 32 },
+        Self { name: "U32", bits: 32 },
+        Self::F32,
+        Self { name: "C64", bits: 64 },
+        Self { name: "F64", bits: 64 },
+        Self { name: "I64", bits: 64 },
+        Self { name: "U64", bits: 64 },
+    ];
+}
+
+impl fmt::Display for Dtype {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+impl Header {
+    /// Reads a header that `data` bytes follow.
+    ///
+    /// # Errors
+    /// With the tensor and what is wrong with it.
+    pub fn parse(json: &[u8], data: u64) -> Result<Self> {
+        if json.first() != Some(&b'{') {
+            bail!("the header is no JSON object: this is not a safetensors file");
+        }
+        let Raw { metadata, mut tensors } = match serde_json::from_slice(json) {
+            Ok(raw) => raw,
+            Err(error) => bail!("the header is not sound: {error}"),
+        };
+        tensors.sort_by_key(|entry| (entry.start, entry.end));
+        check_names(&tensors)?;
+        check_layout(&tensors, data)?;
+        Ok(Self { metadata, entries: tensors })
+    }
+}
+
+fn check_names(entries: &[Entry]) -> Result<()> {
+    let mut seen = HashSet::with_capacity(entries.len());
+    match entries.iter().find(|entry| !seen.insert(entry.name.as_str())) {
+        Some(twice) => bail!("tensor {:?} is in the header twice", twice.name),
+        None => Ok(()),
+    }
+}
+
+/// Refuses entries, sorted by their data, that do not tile them.
+fn check_layout(entries: &[Entry], data: u64) -> Result<()> {
+    let mut end = 0;
+    let mut before = "";
+    for entry in entries {
+        let Entry { name, dtype, shape, start, end: stop } = entry;
+        if stop < start {
+            bail!("tensor {name:?} starts at byte {start} and ends before it, at byte {stop}");
+        }
+        if *start < end {
+            bail!("tensors {before:?} and {name:?} overlap: one ends at byte {end}, the other starts at {start}");
+        }
+        if *start > end {
+            bail!("no tensor has bytes {end}..{start}, before tensor {name:?}");
+        }
+        match entry.wanted() {
+            None => bail!("tensor {name:?} of {dtype} has shape {shape:?}: too large, or no whole number of bytes"),
+            Some(wanted) if wanted != entry.size() => bail!(
+                "tensor {name:?} has shape {shape:?} of {dtype}, which is {wanted} bytes, but bytes {start}..{stop}"
+            ),
+            Some(_) => (end, before) = (*stop, name),
+        }
+    }
+    if end > data {
+        bail!("its tensors have {end} bytes, but the file holds {data}: it was cut short");
+    }
+    if end < data {
+        bail!("its tensors have {end} bytes, but the file holds {data}");
+    }
+    Ok(())
+}
+
+/// The JSON, with nothing checked but its types and that no key of an object is there twice. `serde_json` would
+/// keep the last of two silently.
+struct Raw {
+    metadata: BTreeMap<String, String>,
+    tensors: Vec<Entry>,
+}
+
+impl<'de> Deserialize<'de> for Raw {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(RawVisitor)
+    }
+}
+
+struct RawVisitor;
+
+impl<'de> Visitor<'de> for RawVisitor {
+    type Value = Raw;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object of tensors")
+    }
+
+    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Raw, M::Error> {
+        let mut metadata = None;
+        let mut tensors = Vec::new();
+        while let Some(name) = map.next_key::<String>()? {
+            if name != METADATA {
+                let fields: Fields = map.next_value().map_err(|error| about(&name, &error))?;
+                tensors.push(fields.named(name)?);
+            } else if metadata.is_none() {
+                let Unique(pairs) = map.next_value().map_err(|error: M::Error| about(&name, &error))?;
+                metadata = Some(pairs);
+            } else {
+                return Err(M::Error::custom(format!("{METADATA:?} is there twice")));
+            }
+        }
+        Ok(Raw { metadata: metadata.unwrap_or_default(), tensors })
+    }
+}
+
+fn about<E: Error>(name: &str, error: &E) -> E {
+    E::custom(format!("{name:?}: {error}"))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Fields {
+    dtype: String,
+    shape: Vec<u64>,
+    data_offsets: (u64, u64),
+}
+
+impl Fields {
+    fn named<E: Error>(self, name: String) -> Result<Entry, E> {
+        let Self { dtype, shape, data_offsets: (start, end) } = self;
+        match Dtype::ALL.iter().find(|known| known.name == dtype) {
+            Some(&dtype) => Ok(Entry { name, dtype, shape, start, end }),
+            None => Err(E::custom(format!("tensor {name:?} has the unknown dtype {dtype:?}"))),
+        }
+    }
+}
+
+/// An object whose keys are all different.
+#[derive(Debug)]
+pub struct Unique<T>(pub BTreeMap<String, T>);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Unique<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(UniqueVisitor(std::marker::PhantomData))
+    }
+}
+
+struct UniqueVisitor<T>(std::marker::PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for UniqueVisitor<T> {
+    type Value = Unique<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Unique<T>, M::Error> {
+        let mut pairs = BTreeMap::new();
+        while let Some(key) = map.next_key::<String>()? {
+            let value = map.next_value()?;
+            if pairs.contains_key(&key) {
+                return Err(M::Error::custom(format!("the key {key:?} is there twice")));
+            }
+            pairs.insert(key, value);
+        }
+        Ok(Unique(pairs))
+    }
+}

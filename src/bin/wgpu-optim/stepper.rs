@@ -1,0 +1,47 @@
+//! What steps the tensors: the CPU or a device, behind one door.
+
+mod cpu;
+mod gpu;
+
+use std::io::Write;
+
+use anyhow::Result;
+use wgpu_optim::Rule;
+
+use crate::adapter::Choice;
+use crate::config::Config;
+use crate::inputs::Member;
+
+/// An optimizer with its parameters. Tensors are numbered as the members were given.
+pub trait Stepper<R: Rule> {
+    fn set_params(&mut self, tensor: usize, values: Vec<f32>) -> Result<()>;
+    fn set_gradient(&mut self, tensor: usize, values: Vec<f32>) -> Result<()>;
+    fn set_state(&mut self, tensor: usize, slot: &str, values: Vec<f32>) -> Result<()>;
+    fn set_step(&mut self, tensor: usize, step: u64) -> Result<()>;
+    fn retune(&mut self, group: usize, settings: R) -> Result<()>;
+    /// Steps every tensor but those that have no gradient in this step.
+    fn step(&mut self, absent: &[usize]) -> Result<()>;
+    fn step_of(&self, tensor: usize) -> Result<u64>;
+    fn write_params(&self, tensor: usize, sink: &mut dyn Write) -> Result<()>;
+    fn write_state(&self, tensor: usize, slot: &str, sink: &mut dyn Write) -> Result<()>;
+}
+
+/// Builds the stepper for members that are sorted by group.
+///
+/// # Errors
+/// Where the device cannot hold them.
+pub fn build<R: Rule>(
+    choice: &Choice,
+    config: &Config<R>,
+    members: &[Member],
+) -> Result<Box<dyn Stepper<R>>> {
+    Ok(match choice {
+        Choice::Cpu => Box::new(cpu::Cpu::new(config, members)?),
+        Choice::Gpu(adapter) => Box::new(gpu::Gpu::new(adapter, config, members)?),
+    })
+}
+
+/// The names of tensors, for the optimizer's calls by name.
+fn names<'a>(members: &'a [String], tensors: &'a [usize]) -> impl Iterator<Item = &'a str> {
+    tensors.iter().map(|&tensor| members[tensor].as_str())
+}

@@ -1,0 +1,232 @@
+//! What two files must agree on, held without a GPU.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use naga::proc::Layouter;
+use naga::valid::{Capabilities, ValidationFlags, Validator};
+use wgpu_optim::kernel;
+use wgpu_optim::plan::Lanes;
+use wgpu_optim::rule::{MAX_SLOTS, Rule, Scalars, Visitor, visit};
+
+const LANES: [Lanes; 2] = [Lanes::Quads, Lanes::Words];
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
+}
+
+fn parse<R: Rule>(lanes: Lanes) -> naga::Module {
+    let text = kernel::text::<R>(lanes);
+    naga::front::wgsl::parse_str(&text).unwrap_or_else(|error| panic!("{}", error.emit_to_string(&text)))
+}
+
+/// The lines between two `// <update>` marks, as they stand.
+fn block(text: &str) -> Vec<&str> {
+    let after = text.split("// <update>").nth(1).unwrap_or_else(|| panic!("no `// <update>`"));
+    let inside = after.split("// </update>").next().unwrap();
+    inside.lines().map(str::trim).filter(|line| !line.is_empty()).collect()
+}
+
+/// A Rust block as rustfmt leaves it: one statement a line again.
+fn statements(lines: &[&str]) -> Vec<String> {
+    let joined = lines.join(" ").replace("( ", "(").replace(", )", ")").replace(" )", ")");
+    joined.split_inclusive(';').map(|statement| statement.trim().to_string()).collect()
+}
+
+struct SameText;
+
+impl Visitor for SameText {
+    fn rule<R: Rule>(&mut self) {
+        let rust = read(&format!("src/rule/{}.rs", R::NAME));
+        let wgsl = read(&format!("shaders/rule/{}.wgsl", R::NAME));
+        assert_eq!(R::WGSL, wgsl, "{} carries another shader than its name says", R::NAME);
+        let (rust, wgsl) = (statements(&block(&rust)), statements(&block(&wgsl)));
+        assert!(rust.len() > 4, "{}: the update has only {} lines", R::NAME, rust.len());
+        assert_eq!(rust, wgsl, "{}: the update is not one text in two tongues", R::NAME);
+        for line in &wgsl {
+            assert!(line.starts_with("let "), "{}: only `let` in the update, not {line}", R::NAME);
+            let bare = ["Lane(", "Scalar("].iter().fold(line.clone(), |line, call| {
+                line.split(call).map(|part| part.trim_start_matches("0.0)")).collect::<Vec<_>>().join("")
+            });
+            assert!(!bare.contains(".0"), "{}: a bare literal in the update: {line}", R::NAME);
+        }
+    }
+}
+
+#[test]
+fn each_update_is_one_text_in_two_tongues() {
+    visit(&mut SameText);
+}
+
+struct SameScalars;
+
+impl Visitor for SameScalars {
+    fn rule<R: Rule>(&mut self) {
+        let fields = <R::Hyper<f32> as Scalars<f32>>::FIELDS;
+        let module = parse::<R>(Lanes::Quads);
+        let mut layouter = Layouter::default();
+        layouter.update(module.to_ctx()).unwrap();
+        let hyper = module.types.iter().find(|(_, ty)| ty.name.as_deref() == Some("Hyper")).unwrap();
+        let naga::TypeInner::Struct { members, span } = &hyper.1.inner else { panic!("Hyper is a struct") };
+        let names: Vec<&str> = members.iter().map(|member| member.name.as_deref().unwrap()).collect();
+        assert_eq!(names, fields, "{}: fields of Hyper", R::NAME);
+        for (i, member) in members.iter().enumerate() {
+            assert_eq!(member.offset as usize, 4 * i, "{}.{}", R::NAME, fields[i]);
+            assert_eq!(layouter[member.ty].size, 4, "{}.{}", R::NAME, fields[i]);
+        }
+        assert_eq!(*span as usize, 4 * fields.len(), "{}: rows of `scalars` are {span} bytes apart", R::NAME);
+        // The struct itself, not only its list of names, has this order.
+        let numbered = <R::Hyper<f32> as Scalars<f32>>::from_fields(|i| i as f32);
+        let expected: Vec<f32> = (0..fields.len()).map(|i| i as f32).collect();
+        assert_eq!(numbered.fields(), expected);
+    }
+}
+
+#[test]
+fn each_hyper_has_the_fields_of_its_shader_in_their_order() {
+    visit(&mut SameScalars);
+}
+
+struct Conventions;
+
+impl Visitor for Conventions {
+    fn rule<R: Rule>(&mut self) {
+        assert!(R::SLOTS.len() <= MAX_SLOTS);
+        for lanes in LANES {
+            let module = parse::<R>(lanes);
+            check_bindings(&module);
+            check_overrides::<R>(&module);
+            let mut validator = Validator::new(ValidationFlags::all(), Capabilities::default());
+            validator.validate(&module).unwrap_or_else(|error| panic!("{} {lanes:?}: {error:?}", R::NAME));
+            let entries: Vec<&str> = module.entry_points.iter().map(|entry| entry.name.as_str()).collect();
+            assert_eq!(entries, ["step"]);
+        }
+    }
+}
+
+fn check_bindings(module: &naga::Module) {
+    let mut found = BTreeSet::new();
+    for (_, variable) in module.global_variables.iter() {
+        let binding = variable.binding.as_ref().unwrap();
+        let naga::AddressSpace::Storage { access } = variable.space else { panic!("{variable:?}") };
+        let writes = access.contains(naga::StorageAccess::STORE);
+        found.insert((binding.group, binding.binding, variable.name.clone().unwrap(), writes));
+    }
+    let expected = [
+        (0, 0, "params", true),
+        (0, 1, "grads", true),
+        (0, 2, "state", true),
+        (0, 3, "tables", false),
+        (1, 0, "scalars", false),
+        (1, 1, "classes", false),
+    ];
+    let expected = expected.map(|(group, binding, name, writes)| (group, binding, name.to_string(), writes));
+    assert_eq!(found, BTreeSet::from(expected));
+}
+
+/// The overrides that the host sets for any settings are those that the shader has.
+fn check_overrides<R: Rule>(module: &naga::Module) {
+    let has = |(_, constant): (_, &naga::Override)| constant.name.clone().unwrap();
+    let shader: BTreeSet<String> = module.overrides.iter().map(has).collect();
+    let mut host = BTreeSet::new();
+    for (case, settings) in R::cases() {
+        let set: BTreeSet<String> = kernel::overrides(&settings).into_iter().map(|(name, _)| name).collect();
+        assert!(set.is_subset(&shader), "{} {case} sets {set:?}, the shader has {shader:?}", R::NAME);
+        host.extend(set);
+    }
+    assert_eq!(host, shader, "{}: overrides that no case sets", R::NAME);
+    let planes = R::SLOTS.iter().map(|slot| format!("PLANE_{}", slot.to_uppercase()));
+    assert!(planes.into_iter().all(|plane| shader.contains(&plane)), "{}: {shader:?}", R::NAME);
+}
+
+#[test]
+fn each_kernel_keeps_the_conventions_and_is_valid() {
+    visit(&mut Conventions);
+}
+
+#[test]
+fn quads_and_words_offer_the_same_functions() {
+    let functions = |path: &str| -> Vec<String> {
+        read(path).lines().filter(|line| line.starts_with("fn ")).map(String::from).collect()
+    };
+    let quads = functions("shaders/quads.wgsl");
+    assert!(!quads.is_empty());
+    assert_eq!(quads, functions("shaders/words.wgsl"));
+}
+
+#[test]
+fn every_shader_file_belongs_to_a_kernel() {
+    struct Names(BTreeSet<String>);
+    impl Visitor for Names {
+        fn rule<R: Rule>(&mut self) {
+            self.0.insert(format!("{}.wgsl", R::NAME));
+        }
+    }
+    let mut names = Names(BTreeSet::new());
+    visit(&mut names);
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("shaders/rule");
+    let files = std::fs::read_dir(folder).unwrap();
+    let files: BTreeSet<String> = files.map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
+    assert_eq!(files, names.0);
+}
+
+/// The floors, ground to top, as `lib.rs` lists them. A file may name those on lower lines, never higher ones.
+#[test]
+fn floors_only_look_down() {
+    let lib = read("src/lib.rs");
+    let floor = |line: &str| {
+        let line = line.trim_start_matches("pub ");
+        line.strip_prefix("mod ").and_then(|rest| rest.strip_suffix(';')).map(String::from)
+    };
+    let floors: Vec<String> = lib.lines().filter_map(floor).collect();
+    assert!(floors.len() >= 12, "{floors:?}");
+    let mut seen = 0;
+    for (height, floor) in floors.iter().enumerate() {
+        let mut files = vec![format!("src/{floor}.rs")];
+        if let Ok(folder) = std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(floor)) {
+            let name = |entry: std::io::Result<std::fs::DirEntry>| entry.unwrap().file_name();
+            files.extend(folder.map(|entry| format!("src/{floor}/{}", name(entry).to_string_lossy())));
+        }
+        for file in files {
+            let text = read(&file);
+            let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+            for path in code.flat_map(|line| line.split("crate::").skip(1).map(String::from).collect::<Vec<_>>()) {
+                let name: String = path.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+                seen += 1;
+                let above = floors[height + 1..].contains(&name);
+                assert!(!above, "{file} looks up at `{name}`");
+            }
+        }
+    }
+    assert!(seen > 30, "only {seen} paths were looked at");
+}
+
+#[test]
+fn below_the_line_nothing_names_wgpu() {
+    let lib = read("src/lib.rs");
+    let pure = lib.split("#[cfg(feature = \"gpu\")]").next().unwrap();
+    let floors = pure.lines().filter_map(|line| line.trim_start_matches("pub ").strip_prefix("mod "));
+    for floor in floors {
+        let file = format!("src/{}.rs", floor.trim_end_matches(';'));
+        let text = read(&file);
+        let uses = text.lines().find(|line| line.contains("wgpu::") && !line.trim_start().starts_with("//"));
+        assert_eq!(uses, None, "{file}");
+    }
+}
+
+/// Two lists of one thing: the words that take a segment's place in the tables.
+#[test]
+fn a_segment_has_as_many_words_on_both_sides() {
+    let step = read("shaders/step.wgsl");
+    let line = step.lines().find(|line| line.starts_with("const SEGMENT:")).unwrap();
+    let words: u64 = line.trim_start_matches("const SEGMENT: u32 = ").trim_end_matches("u;").parse().unwrap();
+    let limits = wgpu_optim::plan::Limits::DEFAULT;
+    let segment = wgpu_optim::plan::Segment { tensor: 0, lanes: 1, params: 0, grads: 0, state: 0 };
+    let span = wgpu_optim::plan::Span { buffer: 0, offset: 0, size: 16 };
+    let launch =
+        wgpu_optim::plan::Launch { window: 0, lanes: Lanes::Quads, params: span, grads: span, segments: vec![segment] };
+    let window = wgpu_optim::plan::Window { variant: 0, slots: 1, page: 0, offset: 0, stride: 4 };
+    // Four words of head, the segment, and the segment of its one workgroup.
+    assert_eq!(launch.tables(&window, &limits).len() as u64, 4 + words + 1);
+    assert_eq!(launch.tables_size(), (4 + words + 1) * 4);
+}
