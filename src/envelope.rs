@@ -14,10 +14,11 @@ pub const SHARE: f64 = 2e-6;
 pub const ULPS: f64 = 1.5;
 /// A share of a slot's values before and after, in which what cancels in it is small.
 pub const STATE_SHARE: f64 = 4e-6;
-/// A driver may take subnormal numbers for zero.
-pub const FLUSHED: f64 = 2.4e-38;
+/// A driver may take subnormal numbers for zero (SwiftShader does).
+pub const FLUSHED: f64 = 2.0 * f32::MIN_POSITIVE as f64;
 
-/// The relative error of a gradient that a step may amplify where its terms cancel: a few roundings.
+/// The relative error of a gradient that a step may amplify where its terms cancel: a few roundings. It comes with
+/// an absolute one of [`FLUSHED`], which a small eps amplifies.
 const NUDGE: f64 = 4.0 * f32::EPSILON as f64;
 
 /// A tensor between two steps: its parameters, and its slots in the order of [`Rule::SLOTS`], empty where not kept.
@@ -56,7 +57,7 @@ pub struct Device<'a>(pub &'a Snapshot<f32>);
 pub struct Worst {
     /// The largest error, as a share of the tensor's largest update.
     pub share: f64,
-    /// The largest error, in ULPs of the parameter.
+    /// The largest error, in ULPs of the parameter or of the largest update, whichever is larger.
     pub ulps: f64,
     /// The largest error over the envelope; above 1 it is broken.
     pub envelope: f64,
@@ -93,7 +94,8 @@ impl<'a, R: Rule> Trial<'a, R> {
     /// The step number `step` (the first is 1) from `before`, with these gradients.
     pub fn new(rule: &'a R, step: u64, before: &'a Snapshot<f32>, grads: &[f32]) -> Self {
         let exact = rule.fold(step);
-        let nudged: Vec<f64> = grads.iter().map(|&g| f64::from(g) * (1.0 + NUDGE)).collect();
+        let nudge = |&g: &f32| f64::from(g) * (1.0 + NUDGE) + FLUSHED.copysign(g.into());
+        let nudged: Vec<f64> = grads.iter().map(nudge).collect();
         Self {
             rule,
             before,
@@ -129,12 +131,12 @@ impl<'a, R: Rule> Trial<'a, R> {
         let mut worst = Worst { envelope: missing(device, reference), ..Worst::default() };
         for (i, (&p, &reference)) in device.iter().zip(reference).enumerate() {
             let error = error(p, reference);
-            let ulp = ulp(before[i].abs().max(reference.to_f64().abs() as f32));
+            let size = before[i].abs().max(reference.to_f64().abs() as f32);
             let cancelled = (self.nudged.params[i] - self.oracle.params[i]).abs();
             worst = worst.with(Worst {
                 share: error / largest.max(FLUSHED),
-                ulps: error / ulp,
-                envelope: error / (SHARE * largest + ULPS * ulp + cancelled),
+                ulps: error / ulp(size.max(largest as f32)),
+                envelope: error / (SHARE * largest + ULPS * ulp(size) + cancelled),
             });
         }
         worst

@@ -3,6 +3,7 @@
 /// Why a call was refused. A refused call changes nothing.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
+#[allow(missing_docs, reason = "the fields are what the message says of them")]
 pub enum Error {
     /// A setting is outside its range, or is missing from a preset that has no default for it.
     #[error("{rule}: {setting} is {found}, expected {expected}")]

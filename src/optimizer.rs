@@ -9,7 +9,7 @@ use crate::plan::{self, Item, Place, Placement};
 use crate::readback;
 use crate::record::{Buffers, Launches, Parts, bind_scalars, constant};
 use crate::roster::{Member, Roster};
-use crate::rule::{Rule, kept_slots};
+use crate::rule::{Rule, kept_slots, variant};
 use crate::tensor::{BufferRange, Tensor, check_overlaps};
 
 /// Tensors that share settings.
@@ -39,8 +39,6 @@ pub struct Optimizer<R: Rule> {
     limits: plan::Limits,
     placement: Placement,
     pages: Vec<wgpu::Buffer>,
-    /// For each kind of kernel that groups need, the first group that needed it.
-    variants: Vec<usize>,
     buffers: Buffers,
     launches: Launches,
     /// Each tensor's class; `None` once they have changed.
@@ -81,7 +79,6 @@ impl<R: Rule> Optimizer<R> {
             limits: limits_of(device)?,
             placement: Placement::default(),
             pages: Vec::new(),
-            variants: Vec::new(),
             buffers: Buffers::default(),
             launches: Launches::default(),
             classes: None,
@@ -182,14 +179,13 @@ impl<R: Rule> Optimizer<R> {
         self.kernels.check_device(device)?;
         let mut roster = self.roster.clone();
         let mut tensors = self.tensors.clone();
-        let mut variants = self.variants.clone();
         let mut items = Vec::new();
         for Group { settings, tensors: members } in new {
             let group = match into {
                 Some(group) => group,
                 None => roster.add_group(settings)?,
             };
-            let variant = variant_of(&roster, &mut variants, group);
+            let variant = variant(roster.groups(), group);
             let slots = kept_slots(&roster.groups()[group]).len() as u64;
             let mut named = Vec::with_capacity(members.len());
             for tensor in &members {
@@ -208,7 +204,7 @@ impl<R: Rule> Optimizer<R> {
         placement.extend(&items, &self.limits, order);
         let mut pages = self.pages.clone();
         for page in pages.len()..placement.pages.len() {
-            pages.push(new_page(device, &placement, page, &roster, &variants)?);
+            pages.push(new_page(device, &placement, page, &roster)?);
         }
         let name = |tensor: usize| tensors[tensor].name().to_string();
         let planned = plan::launches(&placement, &places, &self.limits, name)?;
@@ -220,9 +216,9 @@ impl<R: Rule> Optimizer<R> {
             buffers: &self.buffers,
             pages: &pages,
         };
-        self.launches.prepare(&parts, planned, |variant| roster.groups()[variants[variant]].clone())?;
-        (self.roster, self.tensors, self.variants) = (roster, tensors, variants);
-        (self.placement, self.pages, self.classes) = (placement, pages, None);
+        self.launches.prepare(&parts, planned, |variant| roster.groups()[variant].clone())?;
+        (self.roster, self.tensors, self.classes) = (roster, tensors, None);
+        (self.placement, self.pages) = (placement, pages);
         Ok(())
     }
 
@@ -257,8 +253,8 @@ impl<R: Rule> Optimizer<R> {
             buffers: &self.buffers,
             pages: &self.pages,
         };
-        let (roster, variants) = (&self.roster, &self.variants);
-        self.launches.prepare(&parts, planned, |variant| roster.groups()[variants[variant]].clone())?;
+        let groups = self.roster.groups();
+        self.launches.prepare(&parts, planned, |variant| groups[variant].clone())?;
         self.tensors = tensors;
         let bound = places.iter().flat_map(|(params, grads)| [params.span.buffer, grads.span.buffer]);
         let used: HashSet<usize> = self.launches.buffers().chain(bound).collect();
@@ -448,16 +444,6 @@ impl<R: Rule> Optimizer<R> {
     }
 }
 
-/// The number of the kernel variant that a group needs.
-fn variant_of<R: Rule>(roster: &Roster<R>, variants: &mut Vec<usize>, group: usize) -> usize {
-    let structure = roster.groups()[group].structure();
-    let same = |&known: &usize| roster.groups()[known].structure() == structure;
-    variants.iter().position(same).unwrap_or_else(|| {
-        variants.push(group);
-        variants.len() - 1
-    })
-}
-
 /// Each tensor's places, numbered and free of overlaps.
 fn places(buffers: &mut Buffers, tensors: &[Tensor]) -> Result<Vec<(Place, Place)>, Error> {
     let mut place = |range: &BufferRange| range.place(buffers.number(range.buffer()));
@@ -473,7 +459,6 @@ fn new_page<R: Rule>(
     placement: &Placement,
     page: usize,
     roster: &Roster<R>,
-    variants: &[usize],
 ) -> Result<wgpu::Buffer, Error> {
     let size = placement.pages[page];
     let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
@@ -484,8 +469,7 @@ fn new_page<R: Rule>(
         if window.page != page {
             continue;
         }
-        let settings = &roster.groups()[variants[window.variant]];
-        let settings = roster.members().get(piece.tensor).map_or(settings, |m| &roster.groups()[m.group]);
+        let settings = roster.settings_of(piece.tensor);
         for (plane, slot) in kept_slots(settings).into_iter().enumerate() {
             let initial = settings.initial(slot) as f32;
             if initial != 0.0 {

@@ -66,8 +66,11 @@ impl Limits {
 /// A stretch of a buffer, in bytes; buffers are numbered by whoever plans.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Span {
+    /// The buffer's number.
     pub buffer: usize,
+    /// The first byte.
     pub offset: u64,
+    /// Bytes.
     pub size: u64,
 }
 
@@ -103,8 +106,11 @@ pub struct Item {
 /// A stretch of state: `slots` planes, `stride` elements apart, in one page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Window {
+    /// Which kernel steps its tensors.
     pub variant: usize,
+    /// Planes.
     pub slots: u64,
+    /// The page it lies in.
     pub page: usize,
     /// Byte in the page.
     pub offset: u64,
@@ -122,7 +128,9 @@ impl Window {
 /// A stretch of a tensor whose state lies in one window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Piece {
+    /// The tensor's number, in the order placed.
     pub tensor: usize,
+    /// The window's number.
     pub window: usize,
     /// First element, in the tensor.
     pub start: u64,
@@ -143,6 +151,7 @@ impl Piece {
 /// Where every tensor's state lies.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Placement {
+    /// In the order filled.
     pub windows: Vec<Window>,
     /// By window.
     pub pieces: Vec<Piece>,
@@ -263,6 +272,7 @@ impl Lanes {
 /// Where a tensor's values lie, and how much of it is its own.
 #[derive(Clone, Copy, Debug)]
 pub struct Place {
+    /// The values.
     pub span: Span,
     /// Bytes from the start of the span that nobody else uses: the size of the span, or more in an arena.
     pub room: u64,
@@ -279,22 +289,30 @@ impl Place {
 /// A stretch of one tensor in a launch; all but `tensor` in lanes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Segment {
+    /// The tensor's number.
     pub tensor: usize,
+    /// How many.
     pub lanes: u64,
+    /// The first, in the bound parameters.
     pub params: u64,
+    /// The first, in the bound gradients.
     pub grads: u64,
+    /// The first, in the window's first plane.
     pub state: u64,
 }
 
 /// One dispatch.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Launch {
+    /// The window whose state is bound.
     pub window: usize,
+    /// How elements are walked.
     pub lanes: Lanes,
     /// What is bound of the parameters' buffer.
     pub params: Span,
     /// What is bound of the gradients' buffer.
     pub grads: Span,
+    /// What is stepped, in the order of workgroups.
     pub segments: Vec<Segment>,
 }
 

@@ -9,12 +9,8 @@ use futures_intrusive::channel::shared::{OneshotReceiver, oneshot_channel};
 
 use crate::Error;
 use crate::kernel::guarded;
+pub use crate::memory::{CHUNK, RING};
 use crate::tensor::BufferRange;
-
-/// Bytes of a chunk.
-pub const CHUNK: u64 = 8 << 20;
-/// Chunks in flight.
-pub const RING: usize = 2;
 
 /// Copies `range` to the host. The buffer needs usage `COPY_SRC`.
 ///

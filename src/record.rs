@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use crate::Error;
 use crate::kernel::{Kernels, guarded};
-use crate::plan::{self, Lanes, Launch, Placement};
+use crate::plan::{self, Launch, Placement};
 use crate::rule::{Rule, Scalars, cast};
 
 /// Rebinds after which an unused bind group is let go.
@@ -222,10 +222,4 @@ impl Buffers {
         self.numbers.retain(|_, number| used.contains(number));
         self.by_number.retain(|number, _| used.contains(number));
     }
-}
-
-/// The lanes of each dispatch, for reports.
-pub(crate) fn lanes(launches: &[Launch]) -> (usize, usize) {
-    let quads = launches.iter().filter(|launch| launch.lanes == Lanes::Quads).count();
-    (quads, launches.len() - quads)
 }

@@ -25,6 +25,7 @@ pub fn visit<V: Visitor>(visitor: &mut V) {
 
 /// What walks the list of rules.
 pub trait Visitor {
+    /// Is called once for each rule.
     fn rule<R: Rule>(&mut self);
 }
 
@@ -140,4 +141,10 @@ pub(crate) fn bias(beta: f64, step: u64) -> f64 {
 /// The indices of the slots that `rule` keeps.
 pub fn kept_slots<R: Rule>(rule: &R) -> Vec<usize> {
     (0..R::SLOTS.len()).filter(|&slot| rule.keeps(slot)).collect()
+}
+
+/// The number of the kernel that a group needs: that of the first group that keeps the same state in the same way.
+pub fn variant<R: Rule>(groups: &[R], group: usize) -> usize {
+    let structure = groups[group].structure();
+    groups.iter().position(|other| other.structure() == structure).unwrap_or(group)
 }

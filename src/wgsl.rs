@@ -22,8 +22,11 @@ pub trait Real:
     + Neg<Output = Self>
     + 'static
 {
+    /// The nearest number of this type.
     fn from_f64(x: f64) -> Self;
+    /// The same number.
     fn to_f64(self) -> f64;
+    /// The root, correctly rounded.
     fn square_root(self) -> Self;
 }
 
@@ -71,6 +74,7 @@ pub fn select<T: Real>(f: T, t: T, condition: bool) -> T {
     if condition { t } else { f }
 }
 
+/// The square root.
 #[inline(always)]
 pub fn sqrt<T: Real>(x: T) -> T {
     x.square_root()

@@ -7,8 +7,11 @@ use crate::Error;
 /// The value of a setting as a file holds it.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {
+    /// `lr = 0.001`
     Number(f64),
+    /// `amsgrad = true`
     Flag(bool),
+    /// `decay = "l2"`
     Word(String),
 }
 

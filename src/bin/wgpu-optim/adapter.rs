@@ -11,8 +11,8 @@ use crate::report::Report;
 use crate::usage::usage;
 
 /// How a machine without a GPU driver gets a software adapter.
-pub const HINT: &str = "Mesa's lavapipe is a software adapter: apt install mesa-vulkan-drivers, dnf install \
-                        mesa-vulkan-drivers, pacman -S vulkan-swrast";
+const HINT: &str = "Mesa's lavapipe is a software adapter, and scripts/setup.sh installs it (Debian's \
+                    mesa-vulkan-drivers)";
 
 /// Where a job runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -79,7 +79,7 @@ fn automatic(report: &Report) -> Choice {
         return Choice::Gpu(adapter.clone());
     }
     let why = match adapters.first() {
-        None => "no adapter was found".into(),
+        None => "no adapter was found; wgpu-optim devices says more".into(),
         Some(adapter) => {
             format!("no GPU was found; --device gpu takes {}", describe(&adapter.get_info()))
         }
@@ -90,7 +90,7 @@ fn automatic(report: &Report) -> Choice {
 
 /// The best adapter, a GPU before a software one.
 fn first() -> Result<wgpu::Adapter> {
-    all().into_iter().next().ok_or_else(none)
+    all().into_iter().next().ok_or_else(|| anyhow!(none()))
 }
 
 /// The best adapter whose name holds these letters, in either case; without letters, the best of all.
@@ -106,18 +106,19 @@ fn named(name: &str) -> Result<wgpu::Adapter> {
         return Ok(adapter.clone());
     }
     if adapters.is_empty() {
-        return Err(none());
+        bail!(none());
     }
     let list: Vec<String> = adapters.iter().map(|adapter| describe(&adapter.get_info())).collect();
     Err(usage!("no adapter has {name:?} in its name; there is {}", list.join(" and ")))
 }
 
-fn none() -> anyhow::Error {
+/// What to say where there is no adapter.
+pub fn none() -> String {
     let backend = match std::env::var("WGPU_BACKEND") {
         Ok(backend) => format!(" with WGPU_BACKEND={backend}"),
         Err(_) => String::new(),
     };
-    anyhow!("no adapter was found{backend}; --device cpu needs none. {HINT}")
+    format!("no adapter was found{backend}; the CPU path (--device cpu) needs none. {HINT}")
 }
 
 /// Every adapter of the backends that `WGPU_BACKEND` allows, the best first.

@@ -6,7 +6,6 @@ use wgpu_optim::Rule;
 use wgpu_optim::rule::{Visitor, visit};
 
 use crate::report::nearest;
-use crate::usage::usage;
 
 /// What is done with a rule once it is known.
 pub trait Job {
@@ -14,14 +13,26 @@ pub trait Job {
     fn run<R: Rule>(self, preset: R) -> Result<Self::Output>;
 }
 
-/// Runs `job` with the settings of a preset.
-///
-/// # Errors
-/// Of usage, naming what there is, for a rule or a preset that is not there.
-pub fn with_preset<J: Job>(rule: &str, preset: &str, job: J) -> Result<J::Output> {
+/// Runs `job` with the settings of a preset; `None` where there is no such rule or preset.
+pub fn with_preset<J: Job>(rule: &str, preset: &str, job: J) -> Option<Result<J::Output>> {
     let mut search = Search { rule, preset, job: Some(job), output: None };
     visit(&mut search);
-    search.output.unwrap_or_else(|| Err(unknown(rule, preset)))
+    search.output
+}
+
+/// What to say where there is none.
+pub fn unknown(rule: &str, preset: &str) -> String {
+    let all = all();
+    let rules = || all.iter().map(|known| known.rule);
+    match all.iter().find(|known| known.rule == rule) {
+        Some(known) => {
+            format!("{rule} has no preset {preset:?}; it has {}", quoted(known.presets.iter().copied()))
+        }
+        None => {
+            let nearest = nearest(rule, rules()).unwrap_or_default();
+            format!("there is no rule {rule:?}; the nearest is {nearest:?} of {}", quoted(rules()))
+        }
+    }
 }
 
 /// The rules that have a setting of this name.
@@ -74,20 +85,6 @@ fn all() -> Vec<Known> {
     let mut all = All(Vec::new());
     visit(&mut all);
     all.0
-}
-
-fn unknown(rule: &str, preset: &str) -> anyhow::Error {
-    let all = all();
-    match all.iter().find(|known| known.rule == rule) {
-        Some(known) => {
-            usage!("{rule} has no preset {preset:?}; it has {}", quoted(known.presets.iter().copied()))
-        }
-        None => {
-            let rules = || all.iter().map(|known| known.rule);
-            let nearest = nearest(rule, rules()).unwrap_or_default();
-            usage!("there is no rule {rule:?}; the nearest is {nearest:?} of {}", quoted(rules()))
-        }
-    }
 }
 
 /// `"a", "b"`.

@@ -64,10 +64,7 @@ impl<R: Rule> Config<R> {
 }
 
 /// The first of these patterns that a name matches; `None` matches every name.
-pub fn first_match<'a>(
-    mut patterns: impl Iterator<Item = Option<&'a Regex>>,
-    name: &str,
-) -> Option<usize> {
+pub fn first_match<'a>(mut patterns: impl Iterator<Item = Option<&'a Regex>>, name: &str) -> Option<usize> {
     patterns.position(|pattern| pattern.is_none_or(|pattern| pattern.is_match(name)))
 }
 
@@ -190,7 +187,9 @@ impl Layers<'_> {
             return format!("{key:?} comes in a later version of wgpu-optim; leave it out");
         }
         if matches!(key, "rule" | "preset" | "group" | "match") {
-            return format!("{key:?} does not stand here: rule and preset are for the whole file, match for a [[group]]");
+            return format!(
+                "{key:?} does not stand here: rule and preset are for the whole file, match for a [[group]]"
+            );
         }
         let own: Vec<&str> = settings.settings().into_iter().map(|(name, _)| name).collect();
         let synonym = SYNONYMS.iter().find(|(theirs, ours)| *theirs == key && own.contains(ours));

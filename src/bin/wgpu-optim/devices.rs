@@ -23,7 +23,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     if args.json {
         print_json(&adapters.iter().map(About::to_json).collect())?;
     } else if adapters.is_empty() {
-        print(&format!("no adapter was found; the CPU path needs none\n{}\n", adapter::HINT))?;
+        print(&format!("{}\n", adapter::none()))?;
     } else {
         print(&adapters.iter().map(About::to_text).collect::<Vec<_>>().join("\n"))?;
     }

@@ -14,6 +14,7 @@ mod safetensors;
 mod state;
 mod stepper;
 mod usage;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -32,6 +33,7 @@ enum Command {
     Devices(devices::Args),
     Apply(apply::Args),
     Compare(compare::Args),
+    Verify(verify::Args),
 }
 
 fn main() -> ExitCode {
@@ -39,6 +41,7 @@ fn main() -> ExitCode {
         Command::Devices(args) => devices::run(&args),
         Command::Apply(args) => apply::run(&args),
         Command::Compare(args) => compare::run(&args),
+        Command::Verify(args) => verify::run(&args),
     };
     result.unwrap_or_else(|error| {
         report::complain(&format!("error: {error:#}"));

@@ -79,9 +79,7 @@ impl Archive {
         values.try_reserve_exact(len).map_err(|error| self.failed(entry, &error))?;
         values.resize(len, 0.0f32);
         let bytes = bytemuck::cast_slice_mut(&mut values);
-        self.data(entry)
-            .and_then(|mut data| data.read_exact(bytes))
-            .map_err(|error| self.failed(entry, &error))?;
+        self.data(entry).and_then(|mut data| data.read_exact(bytes)).map_err(|error| self.failed(entry, &error))?;
         Ok(values)
     }
 

@@ -17,6 +17,7 @@ use crate::inputs::Inputs;
 use crate::report::{count, nearest};
 use crate::safetensors::{Archive, Dtype, Entry};
 use metadata::Metadata;
+pub use metadata::value_json;
 pub use write::write;
 
 /// The slot, in files, of the number of steps.

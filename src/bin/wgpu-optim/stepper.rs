@@ -30,11 +30,7 @@ pub trait Stepper<R: Rule> {
 ///
 /// # Errors
 /// Where the device cannot hold them.
-pub fn build<R: Rule>(
-    choice: &Choice,
-    config: &Config<R>,
-    members: &[Member],
-) -> Result<Box<dyn Stepper<R>>> {
+pub fn build<R: Rule>(choice: &Choice, config: &Config<R>, members: &[Member]) -> Result<Box<dyn Stepper<R>>> {
     Ok(match choice {
         Choice::Cpu => Box::new(cpu::Cpu::new(config, members)?),
         Choice::Gpu(adapter) => Box::new(gpu::Gpu::new(adapter, config, members)?),

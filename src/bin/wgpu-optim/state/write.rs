@@ -56,9 +56,8 @@ pub fn write<R: Rule>(
 }
 
 fn sources<'a>(members: &'a [Member], saved: Option<&'a Saved>) -> BTreeMap<&'a str, Source<'a>> {
-    let kept = saved.into_iter().flat_map(|saved| {
-        saved.steps.keys().map(move |name| (name.as_str(), Source::Kept(saved)))
-    });
+    let kept =
+        saved.into_iter().flat_map(|saved| saved.steps.keys().map(move |name| (name.as_str(), Source::Kept(saved))));
     let live = members.iter().enumerate().map(|(tensor, member)| (member.name.as_str(), Source::Live(tensor)));
     kept.chain(live).collect()
 }

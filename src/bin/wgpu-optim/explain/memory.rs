@@ -1,0 +1,84 @@
+//! The launch plan of a job in words: what it allocates, and what it dispatches.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use serde_json::{Value, json};
+use wgpu_optim::MemoryPlan;
+use wgpu_optim::plan::{Lanes, Launch, Limits};
+
+use crate::report::{count, size};
+
+/// Dispatches that are listed; there are more only where there are many windows.
+const LISTED: usize = 8;
+
+pub fn to_json(plan: &MemoryPlan, limits: &Limits) -> Value {
+    let dispatch = |launch: &Launch| {
+        json!({
+            "elements": launch.elements(),
+            "lanes": lanes(launch),
+            "segments": launch.segments.len(),
+            "grid": launch.grid(limits),
+        })
+    };
+    json!({
+        "total": plan.total(),
+        "params": plan.arena,
+        "grads": plan.arena,
+        "state": plan.state,
+        "slots": slots(plan),
+        "tables": plan.tables,
+        "scalars": plan.scalars,
+        "staging": plan.staging,
+        "windows": plan.windows.len(),
+        "dispatches": plan.launches.iter().map(dispatch).collect::<Vec<_>>(),
+    })
+}
+
+pub fn to_text(plan: &MemoryPlan, limits: &Limits) -> String {
+    let mut text = String::new();
+    let mut line = |label: &str, value: String| {
+        let _ = writeln!(text, "  {label:<12}{value}");
+    };
+    for (label, pages) in [("parameters", &plan.arena), ("gradients", &plan.arena), ("state", &plan.state)] {
+        line(label, format!("{} in {}", size(pages.iter().sum()), count(pages.len() as u64, "page")));
+    }
+    for (slot, bytes) in slots(plan) {
+        line("", format!("{} of {slot}", size(bytes)));
+    }
+    line("tables", size(plan.tables));
+    line("scalars", size(plan.scalars));
+    line("total", size(plan.total()));
+    line("staging", format!("{} at most", size(plan.staging)));
+    line("windows", plan.windows.len().to_string());
+    line("dispatches", plan.launches.len().to_string());
+    for launch in plan.launches.iter().take(LISTED) {
+        line("", dispatch(launch, limits));
+    }
+    if plan.launches.len() > LISTED {
+        line("", format!("and {} more", plan.launches.len() - LISTED));
+    }
+    text
+}
+
+/// Bytes of each slot, over all tensors; what pages have besides is padding.
+fn slots(plan: &MemoryPlan) -> BTreeMap<&'static str, u64> {
+    let mut slots = BTreeMap::new();
+    for (slot, bytes) in plan.tensors.iter().flat_map(|tensor| &tensor.slots) {
+        *slots.entry(*slot).or_default() += bytes;
+    }
+    slots
+}
+
+fn dispatch(launch: &Launch, limits: &Limits) -> String {
+    let (x, y) = launch.grid(limits);
+    let (elements, segments) = (count(launch.elements(), "element"), count(launch.segments.len() as u64, "segment"));
+    format!("{elements} as {} of {segments}, grid {x} x {y}", lanes(launch))
+}
+
+fn lanes(launch: &Launch) -> &'static str {
+    match launch.lanes {
+        Lanes::Quads => "quads",
+        Lanes::Words => "words",
+    }
+}

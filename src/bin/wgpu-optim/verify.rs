@@ -1,0 +1,127 @@
+//! `verify`: does this adapter compute the steps?
+
+use std::fmt::Write;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::Result;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::{Value, json};
+use wgpu_optim::envelope::{SHARE, ULPS, Worst};
+use wgpu_optim::verify::{self, Row};
+
+use crate::adapter::{self, Opened};
+use crate::report::{print, print_json};
+
+/// Check every rule and case on an adapter; exits with 1 where the envelope is broken
+///
+/// Each step is compared with one step of the f64 oracle and of the f32 twin on the CPU, from the same bits. The
+/// error of an element may be a share of the tensor's largest update and some units in the last place of the
+/// parameter; state is compared too, and nothing beside a tensor may be written.
+#[derive(clap::Args)]
+pub struct Args {
+    /// An adapter with these letters in its name; by default the best there is
+    #[arg(long, value_name = "NAME")]
+    adapter: Option<String>,
+    /// Print a JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(args: &Args) -> Result<ExitCode> {
+    let adapter = adapter::pick(args.adapter.as_deref())?;
+    let started = Instant::now();
+    let opened = adapter::open(&adapter)?;
+    let rows = rows(&opened)?;
+    let passed = rows.iter().all(Row::passed);
+    let info = adapter.get_info();
+    if args.json {
+        let about = json!({
+            "name": info.name,
+            "backend": info.backend.to_str(),
+            "driver": info.driver,
+            "driver_info": info.driver_info,
+            "software": adapter::is_software(&info),
+        });
+        let rows: Vec<Value> = rows.iter().map(row_json).collect();
+        let envelope = json!({"share_of_update": SHARE, "ulps": ULPS});
+        print_json(&json!({"adapter": about, "passed": passed, "envelope": envelope, "cases": rows}))?;
+    } else {
+        let seconds = started.elapsed().as_secs_f64();
+        let driver = format!("{} {}", info.driver, info.driver_info);
+        print(&format!("{}\ndriver: {}\n\n", adapter::describe(&info), driver.trim()))?;
+        print(&table(&rows))?;
+        print(&verdict(&rows, seconds))?;
+    }
+    Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Runs every case, with a bar on a terminal.
+fn rows(opened: &Opened) -> Result<Vec<Row>> {
+    let bar = ProgressBar::new(verify::cases() as u64);
+    if let Ok(style) = ProgressStyle::with_template("{bar:24} {pos}/{len} {msg}") {
+        bar.set_style(style);
+    }
+    let each = |row: &Row| {
+        bar.inc(1);
+        bar.set_message(format!("{} {}", row.rule, row.case));
+    };
+    let rows = verify::run(&opened.device, &opened.queue, each);
+    bar.finish_and_clear();
+    opened.check()?;
+    Ok(rows?)
+}
+
+fn row_json(row: &Row) -> Value {
+    let worst = |worst: &Worst| json!({"share_of_update": worst.share, "ulps": worst.ulps, "share_of_envelope": worst.envelope});
+    json!({
+        "rule": row.rule,
+        "case": row.case,
+        "passed": row.passed(),
+        "elements": row.elements,
+        "against_oracle": worst(&row.oracle),
+        "against_twin": worst(&row.twin),
+        "damage": row.damage,
+    })
+}
+
+fn table(rows: &[Row]) -> String {
+    let name = |row: &Row| format!("{} {}", row.rule, row.case);
+    let widest = rows.iter().map(|row| name(row).len()).max().unwrap_or(0);
+    let mut text = format!(
+        "{:widest$}  {:^25}  {:^25}\n{:widest$}  {:>9} {:>5} {:>9}  {:>9} {:>5} {:>9}\n",
+        "",
+        "against the f64 oracle",
+        "against the f32 twin",
+        "case",
+        "of update",
+        "ULP",
+        "envelope",
+        "of update",
+        "ULP",
+        "envelope",
+    );
+    for row in rows {
+        let _ = write!(text, "{:widest$}", name(row));
+        for worst in [row.oracle, row.twin] {
+            let _ =
+                write!(text, "  {:>9.1e} {:>5.1} {:>8.0}%", worst.share, worst.ulps, worst.envelope * 100.0);
+        }
+        let broken = if row.passed() { "" } else { "  BROKEN" };
+        let _ = writeln!(text, "{broken}");
+        if let Some(damage) = &row.damage {
+            let _ = writeln!(text, "{:widest$}  {damage}", "");
+        }
+    }
+    text
+}
+
+fn verdict(rows: &[Row], seconds: f64) -> String {
+    let elements: u64 = rows.iter().map(|row| row.elements).sum();
+    let broken = rows.iter().filter(|row| !row.passed()).count();
+    let what = format!("{} cases, {elements} element steps in {seconds:.1} s", rows.len());
+    match broken {
+        0 => format!("\n{what}: all within {SHARE:e} of the largest update and {ULPS} ULP\n"),
+        _ => format!("\n{what}: {broken} outside {SHARE:e} of the largest update and {ULPS} ULP\n"),
+    }
+}

@@ -1,0 +1,110 @@
+//! What an optimizer takes of a device, told before it is taken.
+
+use crate::Error;
+use crate::plan::{ELEMENT, Item, Launch, Limits, Place, Placement, QUAD, Span, Window, arena, launches};
+use crate::rule::{Rule, Scalars, kept_slots, variant};
+
+/// Bytes of a chunk on its way between host and device.
+pub const CHUNK: u64 = 8 << 20;
+/// Chunks that a transfer has in flight.
+pub const RING: usize = 2;
+
+/// Bytes of everything, for tensors in an [`Arena`](crate::plan::arena).
+#[derive(Clone, Debug, PartialEq)]
+pub struct MemoryPlan {
+    /// Bytes of each page of the arena: once for parameters, once for gradients.
+    pub arena: Vec<u64>,
+    /// Bytes of each page of state, padding included.
+    pub state: Vec<u64>,
+    /// The windows of the state.
+    pub windows: Vec<Window>,
+    /// Each tensor, in the order given.
+    pub tensors: Vec<TensorMemory>,
+    /// The dispatches of a step.
+    pub launches: Vec<Launch>,
+    /// Bytes of the launches' tables.
+    pub tables: u64,
+    /// Bytes of the fresh buffer of one recorded step, and of each tensor's class.
+    pub scalars: u64,
+    /// The most bytes that a transfer stages at once.
+    pub staging: u64,
+}
+
+/// Bytes of one tensor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorMemory {
+    /// The name.
+    pub name: String,
+    /// Elements.
+    pub len: u64,
+    /// Bytes of its parameters, and of its gradient.
+    pub size: u64,
+    /// Bytes of each slot that it keeps.
+    pub slots: Vec<(&'static str, u64)>,
+    /// Windows that its state is cut into.
+    pub windows: usize,
+}
+
+impl MemoryPlan {
+    /// Bytes on the device while the optimizer lives, the arena included, staging not.
+    pub fn total(&self) -> u64 {
+        2 * self.arena.iter().sum::<u64>() + self.state.iter().sum::<u64>() + self.tables + self.scalars
+    }
+}
+
+/// Plans groups of tensors, given as settings and (name, length in elements), at a device's limits
+/// (`plan::Limits::from(&device.limits())`). Allocates nothing.
+///
+/// # Errors
+/// [`Error::Setting`], [`Error::Empty`], [`Error::DuplicateName`], [`Error::TooLarge`] for a tensor that no buffer
+/// of the device can hold.
+pub fn memory_plan<R: Rule>(groups: &[(R, Vec<(&str, u64)>)], limits: &Limits) -> Result<MemoryPlan, Error> {
+    let settings: Vec<R> = groups.iter().map(|(settings, _)| settings.clone()).collect();
+    settings.iter().try_for_each(Rule::check)?;
+    let members: Vec<(usize, &str, u64)> = (0..)
+        .zip(groups)
+        .flat_map(|(group, (_, tensors))| tensors.iter().map(move |&(name, len)| (group, name, len)))
+        .collect();
+    let named: Vec<(&str, u64)> = members.iter().map(|&(_, name, len)| (name, len)).collect();
+    let layout = arena(&named, limits)?;
+    let item = |&(group, _, len): &(usize, &str, u64)| {
+        let slots = kept_slots(&settings[group]).len() as u64;
+        Item { variant: variant(&settings, group), slots, len }
+    };
+    let items: Vec<Item> = members.iter().map(item).collect();
+    let mut placement = Placement::default();
+    placement.extend(&items, limits, |tensor| (layout.spans[tensor].buffer, layout.spans[tensor].offset));
+    let places: Vec<(Place, Place)> = layout.spans.iter().map(lent).collect();
+    let launches = launches(&placement, &places, limits, |tensor| members[tensor].1.to_string())?;
+    let mut windows = vec![0; members.len()];
+    placement.pieces.iter().for_each(|piece| windows[piece.tensor] += 1);
+    let tensors = members
+        .iter()
+        .zip(windows)
+        .map(|(&(group, name, len), windows)| TensorMemory {
+            name: name.into(),
+            len,
+            size: len * ELEMENT,
+            slots: kept_slots(&settings[group]).into_iter().map(|slot| (R::SLOTS[slot], len * ELEMENT)).collect(),
+            windows,
+        })
+        .collect();
+    let row = <R::Hyper<f32> as Scalars<f32>>::FIELDS.len() as u64 * ELEMENT;
+    Ok(MemoryPlan {
+        arena: layout.pages,
+        state: placement.pages,
+        windows: placement.windows,
+        tensors,
+        tables: launches.iter().map(Launch::tables_size).sum(),
+        launches,
+        scalars: groups.len() as u64 * row + members.len() as u64 * ELEMENT,
+        staging: CHUNK * RING as u64,
+    })
+}
+
+/// The places that an arena lends: a page is a buffer of parameters and one of gradients.
+fn lent(span: &Span) -> (Place, Place) {
+    let room = span.size.next_multiple_of(QUAD * ELEMENT);
+    let place = |role| Place { span: Span { buffer: span.buffer * 2 + role, ..*span }, room };
+    (place(0), place(1))
+}
