@@ -93,7 +93,7 @@ pub trait Rule: Clone + Debug + PartialEq + Send + Sync + 'static {
 }
 
 /// A rule's scalars for one step: a struct of numbers of one type.
-pub trait Scalars<T: Real>: Copy + Debug + Send + Sync {
+pub trait Scalars<T: Real>: Copy + Debug + PartialEq + Send + Sync {
     /// The names of the fields, in order.
     const FIELDS: &'static [&'static str];
     /// Calls `make` for each field in order.

@@ -96,6 +96,15 @@ pub struct World {
     steps: Vec<u64>,
 }
 
+impl World {
+    /// Whether a world with more tensors holds everything of this one as it was.
+    pub fn is_start_of(&self, later: &World) -> bool {
+        later.buffers.starts_with(&self.buffers)
+            && later.state.starts_with(&self.state)
+            && later.steps.starts_with(&self.steps)
+    }
+}
+
 /// An optimizer with its tensors.
 pub struct Stand<R: Rule> {
     pub gpu: Gpu,

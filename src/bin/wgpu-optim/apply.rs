@@ -28,6 +28,7 @@ use crate::usage::usage;
 /// Every file is a safetensors file. A parameter that a file of gradients does not name has no gradient in that
 /// step; one that none of them names comes through unchanged.
 #[derive(clap::Args)]
+#[command(override_usage = "wgpu-optim apply --config FILE --params FILE --grads FILE... --out-params FILE [OPTIONS]")]
 pub struct Args {
     /// The rule and its settings, as TOML
     #[arg(long, value_name = "FILE")]

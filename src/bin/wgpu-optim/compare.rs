@@ -127,12 +127,13 @@ fn largest(values: impl Iterator<Item = f64>) -> f64 {
 }
 
 fn table(rows: &[Row], equal: bool) -> String {
-    let widest = rows.iter().map(|row| row.tensor.chars().count()).max().unwrap_or(0).max("tensor".len());
+    let name = |row: &Row| row.tensor.escape_debug().to_string();
+    let widest = rows.iter().map(|row| name(row).chars().count()).max().unwrap_or(0).max("tensor".len());
     let mut text = format!("{:<widest$}  {:>10}  {:>10}  {:>8}\n", "tensor", "difference", "update", "share");
     for row in rows {
         let verdict = if row.passed { "" } else { "  too far apart" };
         let share = row.share();
-        let Row { tensor, difference, update, .. } = row;
+        let (tensor, Row { difference, update, .. }) = (name(row), row);
         let _ = writeln!(text, "{tensor:<widest$}  {difference:>10.2e}  {update:>10.2e}  {share:>8.1e}{verdict}");
     }
     let passed = rows.iter().filter(|row| row.passed).count();

@@ -4,17 +4,18 @@ mod memory;
 
 use std::fmt::Write;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde_json::{Value as Json, json};
 use wgpu_optim::plan::Limits;
 use wgpu_optim::rule::Value;
-use wgpu_optim::{MemoryPlan, Rule, memory_plan, required_limits};
+use wgpu_optim::{Error, MemoryPlan, Rule, memory_plan, required_limits};
 
 use crate::adapter::Choice;
 use crate::config::{Config, Group};
 use crate::inputs::{Inputs, Member};
 use crate::report::{count, print as print_text, print_json};
 use crate::state::value_json;
+use crate::stepper::advise;
 
 /// Prints the groups and the launch plan.
 ///
@@ -31,14 +32,19 @@ pub fn print<R: Rule>(
         Choice::Cpu => Limits::DEFAULT,
         Choice::Gpu(adapter) => Limits::from(&required_limits(adapter)),
     };
-    let plan = plan(config, members, &limits)?;
+    // The CPU path steps what no device can hold, so there a plan that fails is an answer.
+    let plan = match (plan(config, members, &limits), choice) {
+        (Err(error), Choice::Gpu(_)) => return Err(advise(error)),
+        (plan, _) => plan,
+    };
     let unchanged = inputs.params.entries().len() - members.len();
     if json {
         let groups: Vec<Json> = (0..config.groups.len()).map(|group| group_json(config, group, members)).collect();
         let (rule, preset) = (&config.rule, &config.preset);
         return print_json(&json!({
             "rule": rule, "preset": preset, "groups": groups, "unchanged": unchanged,
-            "device": choice.to_json(), "plan": memory::to_json(&plan, &limits),
+            "device": choice.to_json(),
+            "plan": plan.ok().map(|plan| memory::to_json(&plan, &limits)),
         }));
     }
     let mut text = format!("{}: {}, preset {}\n", config.path.display(), config.rule, config.preset);
@@ -53,14 +59,17 @@ pub fn print<R: Rule>(
         Choice::Gpu(_) => format!("on {}", choice.describe()),
     };
     let _ = writeln!(text, "\none step {of}");
-    print_text(&(text + &memory::to_text(&plan, &limits)))
+    match plan {
+        Ok(plan) => print_text(&(text + &memory::to_text(&plan, &limits))),
+        Err(error) => print_text(&format!("{text}  impossible: {error}\n")),
+    }
 }
 
-fn plan<R: Rule>(config: &Config<R>, members: &[Member], limits: &Limits) -> Result<MemoryPlan> {
+fn plan<R: Rule>(config: &Config<R>, members: &[Member], limits: &Limits) -> Result<MemoryPlan, Error> {
     let sizes = |group| of_group(members, group).map(|member| (member.name.as_str(), member.len)).collect();
     let groups: Vec<(R, Vec<(&str, u64)>)> =
         (0..).zip(&config.groups).map(|(number, group)| (group.steps[0].clone(), sizes(number))).collect();
-    memory_plan(&groups, limits).context("no plan for this device")
+    memory_plan(&groups, limits)
 }
 
 fn of_group(members: &[Member], group: usize) -> impl Iterator<Item = &Member> {
@@ -112,7 +121,7 @@ fn group_text<R: Rule>(config: &Config<R>, number: usize, members: &[Member]) ->
     }
     text.push_str(if tensors > 0 { "  tensors\n" } else { "" });
     for member in own() {
-        let _ = writeln!(text, "    {} {:?}", member.name, member.shape);
+        let _ = writeln!(text, "    {} {:?}", member.name.escape_debug(), member.shape);
     }
     text
 }

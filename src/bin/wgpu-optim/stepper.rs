@@ -5,8 +5,8 @@ mod gpu;
 
 use std::io::Write;
 
-use anyhow::Result;
-use wgpu_optim::Rule;
+use anyhow::{Result, anyhow};
+use wgpu_optim::{Error, Rule};
 
 use crate::adapter::Choice;
 use crate::config::Config;
@@ -35,6 +35,13 @@ pub fn build<R: Rule>(choice: &Choice, config: &Config<R>, members: &[Member]) -
         Choice::Cpu => Box::new(cpu::Cpu::new(config, members)?),
         Choice::Gpu(adapter) => Box::new(gpu::Gpu::new(adapter, config, members)?),
     })
+}
+
+/// What to do about tensors that a device cannot hold.
+pub fn advise(error: Error) -> anyhow::Error {
+    let too_much = matches!(error, Error::TooLarge { .. } | Error::OutOfMemory { .. } | Error::Limits { .. });
+    let error = anyhow!(error);
+    if too_much { error.context("the device cannot hold this; step it with --device cpu") } else { error }
 }
 
 /// The names of tensors, for the optimizer's calls by name.

@@ -104,8 +104,7 @@ fn table(rows: &[Row]) -> String {
     for row in rows {
         let _ = write!(text, "{:widest$}", name(row));
         for worst in [row.oracle, row.twin] {
-            let _ =
-                write!(text, "  {:>9.1e} {:>5.1} {:>8.0}%", worst.share, worst.ulps, worst.envelope * 100.0);
+            let _ = write!(text, "  {:>9.1e} {:>5.1} {:>8.0}%", worst.share, worst.ulps, worst.envelope * 100.0);
         }
         let broken = if row.passed() { "" } else { "  BROKEN" };
         let _ = writeln!(text, "{broken}");

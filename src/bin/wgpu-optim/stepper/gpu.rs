@@ -2,10 +2,10 @@
 
 use std::io::Write;
 
-use anyhow::{Context, Result, anyhow};
-use wgpu_optim::{Arena, BufferRange, Error, Group, Optimizer, Rule, readback, wgpu};
+use anyhow::{Context, Result};
+use wgpu_optim::{Arena, BufferRange, Group, Optimizer, Rule, readback, wgpu};
 
-use super::{Stepper, names};
+use super::{Stepper, advise, names};
 use crate::adapter::{Opened, open};
 use crate::config::Config;
 use crate::inputs::Member;
@@ -72,13 +72,6 @@ impl<R: Rule> Gpu<R> {
         }))?;
         Ok(written?)
     }
-}
-
-/// What to do about a model that a device cannot hold.
-fn advise(error: Error) -> anyhow::Error {
-    let too_much = matches!(error, Error::TooLarge { .. } | Error::OutOfMemory { .. } | Error::Limits { .. });
-    let error = anyhow!(error);
-    if too_much { error.context("the device cannot hold this; step it with --device cpu") } else { error }
 }
 
 impl<R: Rule> Stepper<R> for Gpu<R> {

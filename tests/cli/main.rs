@@ -1,0 +1,13 @@
+//! The command line as a person meets it: files, exit codes and messages, on the CPU and on an adapter.
+
+mod apply;
+mod attacks;
+mod compare;
+mod config;
+mod desk;
+mod devices;
+mod explain;
+mod mismatch;
+mod output;
+mod round_trip;
+mod state;
