@@ -138,6 +138,7 @@ impl<R: Rule> Optimizer<R> {
 
     /// The scalars of the next step, or nothing where every tensor is frozen.
     fn next_scalars(&mut self, device: &wgpu::Device) -> Result<Option<wgpu::BindGroup>, Error> {
+        self.kernels.check_device(device)?;
         let hypers = self.roster.next_hypers();
         if hypers.is_empty() {
             return Ok(None);

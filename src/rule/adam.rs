@@ -2,7 +2,7 @@
 
 use super::{Decay, Range, Rule, Slots, Value, bias, scalars, settings, words};
 use crate::Error;
-use crate::rule::settings::number;
+use crate::rule::settings::{gradient_line, number, plus};
 use crate::wgsl::{Real, Scalar, max, select, sqrt};
 
 /// Adam's settings.
@@ -262,10 +262,11 @@ impl Rule for Adam {
     }
 
     fn formula(&self) -> Vec<String> {
-        let mut lines = vec![self.gradient_line()];
-        lines.push(format!("m = m + {} * (g - m)", number(1.0 - self.beta1)));
-        lines.push(format!("v = {} * v + {} * g^2", number(self.beta2), number(1.0 - self.beta2)));
-        lines.push(format!("bc1 = 1 - {}^t, bc2 = 1 - {}^t", number(self.beta1), number(self.beta2)));
+        let (beta1, beta2) = (number(self.beta1), number(self.beta2));
+        let mut lines = vec![gradient_line(self.maximize, self.weight_decay_as(Decay::L2))];
+        lines.push(format!("m = m + (1 - {beta1}) * (g - m)"));
+        lines.push(format!("v = {beta2} * v + (1 - {beta2}) * g^2"));
+        lines.push(format!("bc1 = 1 - {beta1}^t, bc2 = 1 - {beta2}^t"));
         lines.extend(self.maximum_line());
         lines.extend(self.decay_line());
         lines.push(self.step_line());
@@ -296,10 +297,6 @@ impl Adam {
         if self.decay == decay { self.weight_decay } else { 0.0 }
     }
 
-    fn gradient_line(&self) -> String {
-        super::settings::gradient_line(self.maximize, self.weight_decay_as(Decay::L2))
-    }
-
     fn maximum_line(&self) -> Option<String> {
         let over = match self.amsgrad_over {
             AmsgradOver::Raw => "v",
@@ -319,27 +316,25 @@ impl Adam {
             (true, AmsgradOver::Raw) => "x / bc2",
             (true, AmsgradOver::Corrected) => "x",
         };
-        let direction = if self.nesterov {
-            let (beta1, rest) = (number(self.beta1), number(1.0 - self.beta1));
-            format!("({beta1} * m / (1 - {beta1}^(t+1)) + {rest} * g / bc1)")
-        } else {
-            "(m / bc1)".into()
-        };
-        let plus = |x: f64| if x > 0.0 { format!(" + {}", number(x)) } else { String::new() };
         let (root, eps) = match self.epsilon {
-            AdamEpsilon::Outside => (plus(self.eps_root), plus(self.eps)),
-            AdamEpsilon::Inside => (plus(self.eps_root + self.eps), String::new()),
-            AdamEpsilon::Hat => (
-                if self.eps_root > 0.0 { format!(" + {} / bc2", number(self.eps_root)) } else { String::new() },
-                format!(" + {} / sqrt(bc2)", number(self.eps)),
-            ),
+            AdamEpsilon::Outside => (plus(self.eps_root, ""), plus(self.eps, "")),
+            AdamEpsilon::Inside => (plus(self.eps_root + self.eps, ""), String::new()),
+            AdamEpsilon::Hat => (plus(self.eps_root, " / bc2"), plus(self.eps, " / sqrt(bc2)")),
         };
-        let update = format!("{direction} / (sqrt({moment}{root}){eps})");
+        let update = format!("{} / (sqrt({moment}{root}){eps})", self.direction());
         let lr = number(self.lr);
         if self.decay == Decay::Inside && self.weight_decay > 0.0 {
             format!("p = p - {lr} * ({update} + {} * p)", number(self.weight_decay))
         } else {
             format!("p = p - {lr} * {update}")
         }
+    }
+
+    fn direction(&self) -> String {
+        if !self.nesterov {
+            return "(m / bc1)".into();
+        }
+        let beta1 = number(self.beta1);
+        format!("({beta1} * m / (1 - {beta1}^(t+1)) + (1 - {beta1}) * g / bc1)")
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{Decay, Range, Rule, Slots, Value, scalars, settings, words};
 use crate::Error;
-use crate::rule::settings::number;
+use crate::rule::settings::{gradient_line, number, plus};
 use crate::wgsl::{Lane, Real, Scalar, max, select, sqrt};
 
 /// RMSprop's settings.
@@ -260,20 +260,14 @@ impl Rule for RmsProp {
 
     fn formula(&self) -> Vec<String> {
         let h = self.fold(1);
-        let plus = |x: f64| if x > 0.0 { format!(" + {}", number(x)) } else { String::new() };
         let times = |x: f64| if x == 1.0 { String::new() } else { format!("{} * ", number(x)) };
-        let (alpha, rest) = (number(h.alpha), number(h.one_minus_alpha));
-        let mut lines = vec![super::settings::gradient_line(self.maximize, h.l2)];
-        lines.push(format!("v = {alpha} * v + {rest} * g^2"));
+        let alpha = number(self.alpha);
+        let mut lines = vec![gradient_line(self.maximize, h.l2)];
+        lines.push(format!("v = {alpha} * v + (1 - {alpha}) * g^2"));
         if self.centered {
-            lines.push(format!("a = a + {rest} * (g - a)"));
+            lines.push(format!("a = a + (1 - {alpha}) * (g - a)"));
         }
-        let square = match (self.centered, self.clamp_centered) {
-            (false, _) => "v",
-            (true, false) => "v - a^2",
-            (true, true) => "max(v - a^2, 0)",
-        };
-        let denominator = format!("sqrt({square}{}){}", plus(h.root), plus(h.eps));
+        let denominator = format!("sqrt({}{}){}", self.square(), plus(h.root, ""), plus(h.eps, ""));
         lines.push(format!("u = {}g / ({denominator})", times(h.buffer_scale)));
         let mut step = "u".to_string();
         if self.has_momentum() {
@@ -281,12 +275,10 @@ impl Rule for RmsProp {
             lines.push(format!("b = {momentum} * b + u"));
             step = if self.nesterov { format!("(u + {momentum} * b)") } else { "b".into() };
         }
-        let decay = if h.decay > 0.0 {
-            format!(" - {} * {} * p", number(self.lr), number(self.weight_decay))
-        } else {
-            String::new()
-        };
-        lines.push(format!("p = p{decay} - {}{step}", times(h.step_size)));
+        if h.decay > 0.0 {
+            lines.push(format!("p = p - {} * {} * p", number(self.lr), number(self.weight_decay)));
+        }
+        lines.push(format!("p = p - {}{step}", times(h.step_size)));
         lines
     }
 
@@ -313,5 +305,14 @@ impl Rule for RmsProp {
 impl RmsProp {
     fn has_momentum(&self) -> bool {
         self.momentum > 0.0
+    }
+
+    /// What the root is taken of, as a formula.
+    fn square(&self) -> &'static str {
+        match (self.centered, self.clamp_centered) {
+            (false, _) => "v",
+            (true, false) => "v - a^2",
+            (true, true) => "max(v - a^2, 0)",
+        }
     }
 }

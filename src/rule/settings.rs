@@ -196,3 +196,8 @@ pub(crate) fn gradient_line(maximize: bool, l2: f64) -> String {
     let sign = if maximize { "-" } else { "" };
     if l2 > 0.0 { format!("g = {sign}grad + {} * p", number(l2)) } else { format!("g = {sign}grad") }
 }
+
+/// A term of a formula, where it is not 0: ` + 1e-8`.
+pub(crate) fn plus(x: f64, over: &str) -> String {
+    if x > 0.0 { format!(" + {}{over}", number(x)) } else { String::new() }
+}

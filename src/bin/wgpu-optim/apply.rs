@@ -1,27 +1,23 @@
-//! `apply`: the job.
+//! `apply`: the options, and everything that is checked before the job begins.
 
-use std::collections::HashMap;
-use std::io::Write;
+mod task;
+
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Instant;
 
 use anyhow::Result;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressFinish, ProgressStyle};
-use serde_json::json;
 use wgpu_optim::Rule;
 
 use crate::adapter::{Choice, Kind};
 use crate::catalog::{Job, unknown, with_preset};
 use crate::config::{Config, ConfigFile};
 use crate::explain;
-use crate::inputs::{Inputs, Member};
-use crate::output::{Output, check_paths, commit};
-use crate::report::{Report, count, print, print_json};
-use crate::safetensors::Archive;
-use crate::state::{self, Saved, slots_of};
-use crate::stepper::{self, Stepper};
+use crate::inputs::Inputs;
+use crate::output::check_paths;
+use crate::report::Report;
+use crate::state::Saved;
 use crate::usage::usage;
+use task::Task;
 
 /// Step parameters with gradients, one file of gradients for each step
 ///
@@ -123,182 +119,5 @@ fn warn_of_idle_groups<R: Rule>(config: &Config<R>, inputs: &Inputs, report: &mu
             "matches no tensor"
         };
         report.warn(format!("{}: {} {why}", config.path.display(), config.group_name(number)));
-    }
-}
-
-/// A job that has been checked.
-struct Task<'a, R> {
-    args: &'a Args,
-    config: Config<R>,
-    inputs: Inputs,
-    members: Vec<Member>,
-    saved: Option<Saved>,
-    choice: Choice,
-    report: Report,
-}
-
-impl<R: Rule> Task<'_, R> {
-    fn run(mut self) -> Result<()> {
-        let start = Instant::now();
-        // Made before the work, so that a directory that cannot be written to is found before it.
-        let create = |path: &Option<PathBuf>| path.as_deref().map(Output::create).transpose();
-        let mut params = create(&self.args.out_params)?;
-        let mut state = create(&self.args.out_state)?;
-        let mut stepper = stepper::build(&self.choice, &self.config, &self.members)?;
-        self.load(stepper.as_mut())?;
-        self.step_all(stepper.as_mut())?;
-        if let Some(output) = &mut params {
-            output.fill(|sink| self.write_params(stepper.as_ref(), sink))?;
-        }
-        if let Some(output) = &mut state {
-            let Self { config, inputs, members, saved, .. } = &self;
-            output.fill(|sink| state::write(sink, config, inputs, members, saved.as_ref(), stepper.as_ref()))?;
-        }
-        commit(params.into_iter().chain(state).collect())?;
-        self.tell(start.elapsed().as_secs_f64())
-    }
-
-    /// Parameters, and the state that was saved of them.
-    fn load(&self, stepper: &mut dyn Stepper<R>) -> Result<()> {
-        let params = &self.inputs.params;
-        for (tensor, Member { name, group, .. }) in self.members.iter().enumerate() {
-            if let Some(entry) = params.get(name) {
-                stepper.set_params(tensor, params.values(entry)?)?;
-            }
-            if let Some(saved) = &self.saved
-                && let Some(step) = saved.step_of(name)
-            {
-                stepper.set_step(tensor, step)?;
-                for slot in slots_of(&self.config.groups[*group].steps[0]) {
-                    stepper.set_state(tensor, slot, saved.values(name, slot)?)?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn step_all(&mut self, stepper: &mut dyn Stepper<R>) -> Result<()> {
-        let bar = progress(self.inputs.grads.len() as u64);
-        let mut not_finite = NotFinite::default();
-        for step in 0..self.inputs.grads.len() {
-            self.retune(stepper, step)?;
-            let absent = self.load_gradients(stepper, step, &mut not_finite)?;
-            stepper.step(&absent)?;
-            bar.inc(1);
-        }
-        bar.finish_and_clear();
-        not_finite.tell(&mut self.report);
-        Ok(())
-    }
-
-    fn retune(&self, stepper: &mut dyn Stepper<R>, step: usize) -> Result<()> {
-        for (number, group) in self.config.groups.iter().enumerate() {
-            if step > 0 && group.steps[step] != group.steps[step - 1] {
-                stepper.retune(number, group.steps[step].clone())?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Returns the tensors that have no gradient in this step.
-    fn load_gradients(
-        &mut self,
-        stepper: &mut dyn Stepper<R>,
-        step: usize,
-        not_finite: &mut NotFinite,
-    ) -> Result<Vec<usize>> {
-        let grads = Inputs::open_grads(&self.inputs.params, &self.inputs.grads[step])?;
-        let mut absent = Vec::new();
-        for (tensor, member) in self.members.iter().enumerate() {
-            match grads.get(&member.name) {
-                None => absent.push(tensor),
-                Some(entry) => {
-                    let values = grads.values(entry)?;
-                    not_finite.count(&values, &grads, &member.name);
-                    stepper.set_gradient(tensor, values)?;
-                }
-            }
-        }
-        if absent.len() == self.members.len() {
-            self.report.warn(format!("{}: no gradients, so step {} changes nothing", grads.path(), step + 1));
-        }
-        Ok(absent)
-    }
-
-    /// The input's header as it is, and the data: stepped, or as they were.
-    fn write_params(&self, stepper: &dyn Stepper<R>, sink: &mut dyn Write) -> Result<()> {
-        let params = &self.inputs.params;
-        let numbers: HashMap<&str, usize> =
-            self.members.iter().enumerate().map(|(tensor, member)| (member.name.as_str(), tensor)).collect();
-        sink.write_all(params.head())?;
-        for entry in params.entries() {
-            match numbers.get(entry.name.as_str()) {
-                Some(&tensor) => stepper.write_params(tensor, sink)?,
-                None => params.copy(entry, sink)?,
-            }
-        }
-        Ok(())
-    }
-
-    fn tell(&self, seconds: f64) -> Result<()> {
-        let elements: u64 = self.members.iter().map(|member| member.len).sum();
-        let (tensors, steps) = (self.members.len() as u64, self.inputs.grads.len() as u64);
-        let Config { rule, preset, .. } = &self.config;
-        if self.args.json {
-            return print_json(&json!({
-                "tensors": tensors,
-                "elements": elements,
-                "steps": steps,
-                "rule": rule,
-                "preset": preset,
-                "device": self.choice.to_json(),
-                "seconds": seconds,
-                "out_params": self.args.out_params,
-                "out_state": self.args.out_state,
-                "warnings": self.report.warnings(),
-            }));
-        }
-        print(&format!(
-            "{} ({}), {} of {rule} ({preset}) on {} in {seconds:.3} s\n",
-            count(tensors, "tensor"),
-            count(elements, "element"),
-            count(steps, "step"),
-            self.choice.describe(),
-        ))
-    }
-}
-
-/// A bar on a terminal, nothing elsewhere.
-fn progress(steps: u64) -> ProgressBar {
-    let bar = ProgressBar::with_draw_target(Some(steps), ProgressDrawTarget::stderr());
-    let style = ProgressStyle::with_template("{wide_bar} step {pos} of {len}");
-    // An error on the way takes the bar from the screen before it is told.
-    bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar())).with_finish(ProgressFinish::AndClear)
-}
-
-/// Gradients that are no numbers. They are stepped with as the framework would, so somebody should know.
-#[derive(Default)]
-struct NotFinite {
-    nan: u64,
-    infinite: u64,
-    first: Option<String>,
-}
-
-impl NotFinite {
-    fn count(&mut self, values: &[f32], grads: &Archive, name: &str) {
-        let nan = values.iter().filter(|value| value.is_nan()).count() as u64;
-        let infinite = values.iter().filter(|value| value.is_infinite()).count() as u64;
-        if nan + infinite > 0 {
-            self.first.get_or_insert_with(|| format!("{name:?} of {}", grads.path()));
-        }
-        self.nan += nan;
-        self.infinite += infinite;
-    }
-
-    fn tell(&self, report: &mut Report) {
-        if let Some(first) = &self.first {
-            let (nan, infinite) = (self.nan, self.infinite);
-            report.warn(format!("the gradients hold {nan} NaN and {infinite} infinite values, first in {first}"));
-        }
     }
 }

@@ -1,5 +1,6 @@
 //! Safetensors files: read strictly, a tensor at a time, and written so that data, and nothing else, change.
 
+mod dtype;
 mod header;
 
 use std::collections::HashMap;
@@ -9,7 +10,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
 
-pub use header::{Dtype, Entry, Unique};
+pub use dtype::Dtype;
+pub use header::{Entry, Unique};
 use header::{Header, LENGTH, MAX_HEADER};
 
 /// A file whose header has been read and found sound.

@@ -7,6 +7,8 @@ use anyhow::{Result, bail};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, MapAccess, Visitor};
 
+use super::Dtype;
+
 /// Bytes of the number that a file starts with.
 pub const LENGTH: u64 = 8;
 /// The most bytes of a header, as the safetensors crate has it.
@@ -49,51 +51,6 @@ impl Entry {
         let product = self.shape.iter().try_fold(1u64, |product, &side| product.checked_mul(side));
         let bits = product?.checked_mul(self.dtype.bits)?;
         bits.is_multiple_of(8).then_some(bits / 8)
-    }
-}
-
-/// The type of a tensor's elements.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Dtype {
-    name: &'static str,
-    bits: u64,
-}
-
-impl Dtype {
-    pub const F32: Self = Self { name: "F32", bits: 32 };
-    pub const F16: Self = Self { name: "F16", bits: 16 };
-    pub const BF16: Self = Self { name: "BF16", bits: 16 };
-
-    /// Every type of the safetensors crate; those that are only carried through need no more than their size.
-    const ALL: &[Self] = &[
-        Self { name: "BOOL", bits: 8 },
-        Self { name: "F4", bits: 4 },
-        Self { name: "F6_E2M3", bits: 6 },
-        Self { name: "F6_E3M2", bits: 6 },
-        Self { name: "U8", bits: 8 },
-        Self { name: "I8", bits: 8 },
-        Self { name: "F8_E5M2", bits: 8 },
-        Self { name: "F8_E4M3", bits: 8 },
-        Self { name: "F8_E8M0", bits: 8 },
-        Self { name: "F8_E4M3FNUZ", bits: 8 },
-        Self { name: "F8_E5M2FNUZ", bits: 8 },
-        Self { name: "I16", bits: 16 },
-        Self { name: "U16", bits: 16 },
-        Self::F16,
-        Self::BF16,
-        Self { name: "I32", bits: 32 },
-        Self { name: "U32", bits: 32 },
-        Self::F32,
-        Self { name: "C64", bits: 64 },
-        Self { name: "F64", bits: 64 },
-        Self { name: "I64", bits: 64 },
-        Self { name: "U64", bits: 64 },
-    ];
-}
-
-impl fmt::Display for Dtype {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name)
     }
 }
 
@@ -212,8 +169,8 @@ struct Fields {
 impl Fields {
     fn named<E: Error>(self, name: String) -> Result<Entry, E> {
         let Self { dtype, shape, data_offsets: (start, end) } = self;
-        match Dtype::ALL.iter().find(|known| known.name == dtype) {
-            Some(&dtype) => Ok(Entry { name, dtype, shape, start, end }),
+        match Dtype::find(&dtype) {
+            Some(dtype) => Ok(Entry { name, dtype, shape, start, end }),
             None => Err(E::custom(format!("tensor {name:?} has the unknown dtype {dtype:?}"))),
         }
     }

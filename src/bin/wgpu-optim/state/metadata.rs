@@ -8,8 +8,8 @@ use serde::Deserialize;
 use wgpu_optim::Rule;
 use wgpu_optim::rule::Value;
 
-use super::difference;
 use crate::config::{Config, Group, first_match};
+use crate::report::count;
 use crate::safetensors::{Archive, Unique};
 
 /// What `format` is in a file of ours.
@@ -84,7 +84,9 @@ impl<R: Rule> Metadata<R> {
                 }
             }
         }
-        let tell = |((setting, then, now), n)| difference(setting, &then, &now, [&theirs, &ours], n);
+        let tell = |((setting, then, now), n)| {
+            format!("{setting} was {then} in {theirs} and is {now} in {ours} ({})", count(n, "tensor"))
+        };
         let rule = (self.rule != config.rule)
             .then(|| format!("the rule was {} in {theirs} and is {} in {ours}", self.rule, config.rule));
         rule.into_iter().chain(counts.into_iter().map(tell)).collect()
