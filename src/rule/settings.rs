@@ -172,8 +172,15 @@ impl Range {
 
     /// A setting that some presets leave open: NaN stands for "not given".
     pub fn given(&self, setting: &'static str, x: f64) -> Result<(), Error> {
-        self.require(!x.is_nan(), setting, x, || {
-            format!("a {setting}: this preset has no default for it, so it must be given")
+        if !x.is_nan() {
+            return Ok(());
+        }
+        let (rule, found) = (self.0, "not given".into());
+        Err(Error::Setting {
+            rule,
+            setting,
+            found,
+            expected: "a number: the preset has no default, so it must be given".into(),
         })
     }
 

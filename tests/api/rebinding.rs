@@ -188,7 +188,12 @@ fn a_refused_rebind_keeps_no_buffer_alive() {
     let counted = Counted::new();
     let Gpu { device, .. } = &counted.gpu;
     let one = buffer(device, 1000);
-    let mut optimizer = Optimizer::new(device, Adam::PYTORCH, [Tensor::new("w", words(&one, 0, 500), &buffer(device, 500)), own(device, "v", 8)]).unwrap();
+    let mut optimizer = Optimizer::new(
+        device,
+        Adam::PYTORCH,
+        [Tensor::new("w", words(&one, 0, 500), &buffer(device, 500)), own(device, "v", 8)],
+    )
+    .unwrap();
     let before = counted.alive();
     for _ in 0..50 {
         // Refused for the second, after the first has been looked at.

@@ -3,9 +3,7 @@
 use wgpu_optim::plan::{self, Limits};
 use wgpu_optim::{Adam, Arena, BufferRange, Error, Group, Optimizer, RmsProp, Tensor, cpu, kernel, wgpu};
 
-use crate::stand::{
-    Stand, USAGE, at, buffer, buffer_for, noop, own, pair, refusal, refused, running, words,
-};
+use crate::stand::{Stand, USAGE, at, buffer, buffer_for, noop, own, pair, refusal, refused, running, words};
 use crate::support::{Gpu, gpu};
 
 /// The message of a refused [`Optimizer::new`] beside an optimizer that runs on the same device.
@@ -47,9 +45,8 @@ fn state_of_another_length_is_refused() {
     let Some(gpu) = gpu() else { return };
     let values = [0.5; 99];
     let Gpu { device, queue } = &gpu;
-    let write = |stand: &mut Stand<Adam>| {
-        stand.optimizer.write_state_blocking(device, queue, "fc1.weight", "exp_avg", &values)
-    };
+    let write =
+        |stand: &mut Stand<Adam>| stand.optimizer.write_state_blocking(device, queue, "fc1.weight", "exp_avg", &values);
     let message = refusal(&gpu, write);
     assert_eq!(message, r#"exp_avg of "fc1.weight" has 99 elements, its parameters have 100"#);
 }
@@ -151,12 +148,10 @@ fn what_reaches_past_its_buffer_is_refused_even_where_the_sum_wraps() {
 fn parameters_that_overlap_are_refused() {
     let Some(gpu) = gpu() else { return };
     let flat = [buffer(&gpu.device, 256), buffer(&gpu.device, 256)];
-    let tensor = |name: &str, first, len, grads| {
-        Tensor::new(name, words(&flat[0], first, len), words(&flat[1], grads, len))
-    };
+    let tensor =
+        |name: &str, first, len, grads| Tensor::new(name, words(&flat[0], first, len), words(&flat[1], grads, len));
     let message = refusal_of(&gpu, &[tensor("a", 0, 64, 0), tensor("b", 63, 64, 64)]);
-    let expected =
-        r#"parameters of "a" and parameters of "b" overlap: bytes 252..256 of one buffer belong to both"#;
+    let expected = r#"parameters of "a" and parameters of "b" overlap: bytes 252..256 of one buffer belong to both"#;
     assert_eq!(message, expected);
     // Side by side is no overlap.
     Optimizer::new(&gpu.device, Adam::PYTORCH, [tensor("a", 0, 64, 0), tensor("b", 64, 64, 64)]).unwrap();
@@ -166,9 +161,8 @@ fn parameters_that_overlap_are_refused() {
 fn an_overlap_with_a_range_that_is_not_the_neighbour_is_found() {
     let Some(gpu) = gpu() else { return };
     let flat = [buffer(&gpu.device, 256), buffer(&gpu.device, 512)];
-    let tensor = |name: &str, first, len, grads| {
-        Tensor::new(name, words(&flat[0], first, len), words(&flat[1], grads, len))
-    };
+    let tensor =
+        |name: &str, first, len, grads| Tensor::new(name, words(&flat[0], first, len), words(&flat[1], grads, len));
     // "long" reaches over "in" and past it to "far", which lies apart from its neighbour "in".
     let overlap = |tensors: &[Tensor]| {
         let error = refused(&gpu, |_| Optimizer::new(&gpu.device, Adam::PYTORCH, tensors.to_vec()));
@@ -313,9 +307,8 @@ fn a_name_that_no_tensor_has_is_refused_and_the_nearest_named() {
         assert_eq!(refusal(&gpu, |stand| stand.optimizer.step_of(name)), message);
         assert_eq!(refusal(&gpu, |stand| stand.optimizer.slots(name)), message);
         assert_eq!(refusal(&gpu, |stand| stand.optimizer.state_ranges(name, "exp_avg")), message);
-        let read = |stand: &mut Stand<Adam>| {
-            stand.optimizer.read_state_blocking(&gpu.device, &gpu.queue, name, "exp_avg")
-        };
+        let read =
+            |stand: &mut Stand<Adam>| stand.optimizer.read_state_blocking(&gpu.device, &gpu.queue, name, "exp_avg");
         assert_eq!(refusal(&gpu, read), message);
     }
 }

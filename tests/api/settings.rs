@@ -1,9 +1,7 @@
 //! Settings out of range, missing, unknown or fixed are refused with what was expected.
 
 use wgpu_optim::rule::{Rule, Value, Visitor, visit};
-use wgpu_optim::{
-    Adam, AdamEpsilon, AdamW, AmsgradOver, Decay, Error, Group, Optimizer, RmsProp, RmsPropEpsilon, cpu,
-};
+use wgpu_optim::{Adam, AdamEpsilon, AdamW, AmsgradOver, Decay, Error, Group, Optimizer, RmsProp, RmsPropEpsilon, cpu};
 
 use crate::stand::{Stand, own, refusal, refused};
 use crate::support::gpu;
@@ -74,7 +72,7 @@ fn the_edges_of_each_range_are_taken() {
 
 #[test]
 fn a_preset_without_a_default_must_be_given_its_number() {
-    let missing = "NaN, expected a lr: this preset has no default for it, so it must be given";
+    let missing = "not given, expected a number: the preset has no default, so it must be given";
     assert_eq!(message(&Adam::OPTAX), format!("adam: lr is {missing}"));
     assert_eq!(message(&RmsProp::OPTAX), format!("rmsprop: lr is {missing}"));
     assert_eq!(message(&AdamW::OPTAX), format!("adam: lr is {missing}"));

@@ -214,9 +214,9 @@ impl<R: Rule> Stand<R> {
     pub fn world(&self) -> World {
         let mut read: HashMap<wgpu::Buffer, Vec<u32>> = HashMap::new();
         let mut of = |range: &BufferRange| {
-            let whole = read.entry(range.buffer().clone()).or_insert_with_key(|buffer| {
-                download(&self.gpu, &BufferRange::from(buffer))
-            });
+            let whole = read
+                .entry(range.buffer().clone())
+                .or_insert_with_key(|buffer| download(&self.gpu, &BufferRange::from(buffer)));
             let first = (range.offset() / 4) as usize;
             whole[first..first + range.len() as usize].to_vec()
         };

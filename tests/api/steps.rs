@@ -9,8 +9,12 @@ use crate::support::{Gpu, gpu};
 /// Tensors of many lengths in one flat buffer per role; twins have the same bits.
 fn flat<R: Rule>(gpu: &Gpu, settings: R) -> Stand<R> {
     let buffers = [buffer(&gpu.device, 4096), buffer(&gpu.device, 4096)];
-    let tensors =
-        vec![at("a", &buffers, 64, 1021), at("b", &buffers, 1087, 255), at("c", &buffers, 1536, 1), at("d", &buffers, 2048, 1024)];
+    let tensors = vec![
+        at("a", &buffers, 64, 1021),
+        at("b", &buffers, 1087, 255),
+        at("c", &buffers, 1536, 1),
+        at("d", &buffers, 2048, 1024),
+    ];
     Stand::new(gpu, settings, tensors)
 }
 

@@ -31,6 +31,17 @@ fn gradients_may_be_left_out() {
 }
 
 #[test]
+fn what_no_device_of_default_limits_can_hold_is_still_explained_for_the_cpu() {
+    let desk = Desk::new();
+    let header = "{\"w\":{\"dtype\":\"F32\",\"shape\":[100000000],\"data_offsets\":[0,400000000]}}";
+    desk.bytes("p.safetensors", &[&(header.len() as u64).to_le_bytes(), header.as_bytes()].concat());
+    let file = std::fs::OpenOptions::new().write(true).open(desk.path("p.safetensors")).expect("the file");
+    file.set_len(8 + header.len() as u64 + 400_000_000).expect("a sparse file");
+    let told = desk.succeeds(&format!("{EXPLAIN} --device cpu")).stdout;
+    assert!(told.contains("impossible: range in an arena of \"w\": 100000000 elements, at most 67108864"), "{told}");
+}
+
+#[test]
 fn lists_are_shown_whole() {
     let desk = Desk::new();
     desk.text("optim.toml", "rule = \"adam\"\nlr = [0.5, 0.25]\n");

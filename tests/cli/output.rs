@@ -92,3 +92,17 @@ fn a_disk_that_fills_up_leaves_no_half_written_file() {
     assert!(told.contains("cannot write state"), "{told}");
     assert!(desk.files() == before);
 }
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_name_that_is_no_text_is_a_name() {
+    use std::os::unix::ffi::OsStrExt;
+    let desk = Desk::new();
+    let name = std::ffi::OsStr::from_bytes(b"out-\xff");
+    let mut program = std::process::Command::new(env!("CARGO_BIN_EXE_wgpu-optim"));
+    let options = STEP.split_whitespace().filter(|word| !word.contains("out"));
+    program.current_dir(desk.path("")).args(options).arg("--json").arg("--out-params").arg(name);
+    let ran = program.output().expect("it starts");
+    assert_eq!(ran.status.code(), Some(0), "{}", String::from_utf8_lossy(&ran.stderr));
+    assert!(desk.path("").join(name).is_file());
+}

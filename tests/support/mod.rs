@@ -18,7 +18,7 @@ pub struct Gpu {
 /// The device that tests run on, or nothing, loudly. With `WGPU_OPTIM_REQUIRE_GPU=1` nothing is a failure.
 pub fn gpu() -> Option<Gpu> {
     static GPU: OnceLock<Option<Gpu>> = OnceLock::new();
-    GPU.get_or_init(|| gpu_with(|adapter| wgpu_optim::required_limits(adapter))).clone()
+    GPU.get_or_init(|| gpu_with(wgpu_optim::required_limits)).clone()
 }
 
 /// A device opened with these limits.

@@ -11,7 +11,7 @@ use wgpu_optim::Rule;
 use crate::adapter::{Choice, Kind};
 use crate::catalog::{Job, unknown, with_preset};
 use crate::config::{Config, ConfigFile};
-use crate::explain;
+use crate::explain::Explanation;
 use crate::inputs::Inputs;
 use crate::output::check_paths;
 use crate::report::Report;
@@ -98,7 +98,8 @@ impl Job for Apply<'_> {
         }
         let choice = Choice::make(args.device, args.adapter.as_deref(), &report)?;
         if args.explain {
-            explain::print(&config, &inputs, &members, &choice, args.json)?;
+            let (config, inputs, members, choice) = (&config, &inputs, &members, &choice);
+            Explanation { config, inputs, members, choice }.print(args.json)?;
         } else {
             Task { args, config, inputs, members, saved, choice, report }.run()?;
         }

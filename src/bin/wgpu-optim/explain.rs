@@ -13,81 +13,124 @@ use wgpu_optim::{Error, MemoryPlan, Rule, memory_plan, required_limits};
 use crate::adapter::Choice;
 use crate::config::{Config, Group};
 use crate::inputs::{Inputs, Member};
-use crate::report::{count, print as print_text, print_json};
+use crate::report::{count, print, print_json};
 use crate::state::value_json;
 use crate::stepper::advise;
 
-/// Prints the groups and the launch plan.
-///
-/// # Errors
-/// Where the device cannot hold the tensors.
-pub fn print<R: Rule>(
-    config: &Config<R>,
-    inputs: &Inputs,
-    members: &[Member],
-    choice: &Choice,
-    json: bool,
-) -> Result<()> {
-    let limits = match choice {
-        Choice::Cpu => Limits::DEFAULT,
-        Choice::Gpu(adapter) => Limits::from(&required_limits(adapter)),
-    };
-    // The CPU path steps what no device can hold, so there a plan that fails is an answer.
-    let plan = match (plan(config, members, &limits), choice) {
-        (Err(error), Choice::Gpu(_)) => return Err(advise(error)),
-        (plan, _) => plan,
-    };
-    let unchanged = inputs.params.entries().len() - members.len();
-    if json {
-        let groups: Vec<Json> = (0..config.groups.len()).map(|group| group_json(config, group, members)).collect();
-        let (rule, preset) = (&config.rule, &config.preset);
-        return print_json(&json!({
-            "rule": rule, "preset": preset, "groups": groups, "unchanged": unchanged,
-            "device": choice.to_json(),
-            "plan": plan.ok().map(|plan| memory::to_json(&plan, &limits)),
-        }));
-    }
-    let mut text = format!("{}: {}, preset {}\n", config.path.display(), config.rule, config.preset);
-    for group in 0..config.groups.len() {
-        text += &group_text(config, group, members);
-    }
-    if unchanged > 0 {
-        let _ = writeln!(text, "\n{} unchanged, for want of a gradient", count(unchanged as u64, "tensor"));
-    }
-    let of = match choice {
-        Choice::Cpu => "at WebGPU's default limits; the CPU path needs none of it".into(),
-        Choice::Gpu(_) => format!("on {}", choice.describe()),
-    };
-    let _ = writeln!(text, "\none step {of}");
-    match plan {
-        Ok(plan) => print_text(&(text + &memory::to_text(&plan, &limits))),
-        Err(error) => print_text(&format!("{text}  impossible: {error}\n")),
-    }
+/// A job as it would be.
+pub struct Explanation<'a, R> {
+    pub config: &'a Config<R>,
+    pub inputs: &'a Inputs,
+    pub members: &'a [Member],
+    pub choice: &'a Choice,
 }
 
-fn plan<R: Rule>(config: &Config<R>, members: &[Member], limits: &Limits) -> Result<MemoryPlan, Error> {
-    let sizes = |group| of_group(members, group).map(|member| (member.name.as_str(), member.len)).collect();
-    let groups: Vec<(R, Vec<(&str, u64)>)> =
-        (0..).zip(&config.groups).map(|(number, group)| (group.steps[0].clone(), sizes(number))).collect();
-    memory_plan(&groups, limits)
-}
+impl<R: Rule> Explanation<'_, R> {
+    /// Prints the groups and the launch plan.
+    ///
+    /// # Errors
+    /// Where the device cannot hold the tensors.
+    pub fn print(&self, json: bool) -> Result<()> {
+        let limits = match self.choice {
+            Choice::Cpu => Limits::DEFAULT,
+            Choice::Gpu(adapter) => Limits::from(&required_limits(adapter)),
+        };
+        // The CPU path steps what no device can hold, so there a plan that fails is an answer.
+        let plan = match (self.plan(&limits), self.choice) {
+            (Err(error), Choice::Gpu(_)) => return Err(advise(error)),
+            (plan, _) => plan,
+        };
+        if json {
+            return print_json(&self.to_json(plan.ok().map(|plan| memory::to_json(&plan, &limits))));
+        }
+        let plan = match plan {
+            Ok(plan) => memory::to_text(&plan, &limits),
+            Err(error) => format!("  impossible: {error}\n"),
+        };
+        print(&(self.to_text() + &plan))
+    }
 
-fn of_group(members: &[Member], group: usize) -> impl Iterator<Item = &Member> {
-    members.iter().filter(move |member| member.group == group)
-}
+    fn plan(&self, limits: &Limits) -> Result<MemoryPlan, Error> {
+        let sizes = |group| self.of_group(group).map(|member| (member.name.as_str(), member.len)).collect();
+        let groups = (0..).zip(&self.config.groups);
+        let groups: Vec<(R, Vec<(&str, u64)>)> =
+            groups.map(|(number, group)| (group.steps[0].clone(), sizes(number))).collect();
+        memory_plan(&groups, limits)
+    }
 
-fn group_json<R: Rule>(config: &Config<R>, number: usize, members: &[Member]) -> Json {
-    let group = &config.groups[number];
-    let settings = settings(group).into_iter().map(|(name, values)| {
-        let mut values: Vec<Json> = values.into_iter().map(value_json).collect();
-        (name.to_string(), if values.len() == 1 { values.remove(0) } else { values.into() })
-    });
-    json!({
-        "match": group.pattern.as_ref().map(regex::Regex::as_str),
-        "settings": settings.collect::<serde_json::Map<_, _>>(),
-        "formula": group.steps[0].formula(),
-        "tensors": of_group(members, number).map(|member| member.name.as_str()).collect::<Vec<_>>(),
-    })
+    fn of_group(&self, group: usize) -> impl Iterator<Item = &Member> {
+        self.members.iter().filter(move |member| member.group == group)
+    }
+
+    fn unchanged(&self) -> usize {
+        self.inputs.params.entries().len() - self.members.len()
+    }
+
+    fn to_json(&self, plan: Option<Json>) -> Json {
+        let groups: Vec<Json> = (0..self.config.groups.len()).map(|group| self.group_json(group)).collect();
+        let Config { rule, preset, .. } = self.config;
+        let (unchanged, device) = (self.unchanged(), self.choice.to_json());
+        json!({
+            "rule": rule, "preset": preset, "groups": groups, "unchanged": unchanged, "device": device, "plan": plan,
+        })
+    }
+
+    /// All but the plan.
+    fn to_text(&self) -> String {
+        let Config { path, rule, preset, groups } = self.config;
+        let mut text = format!("{}: {rule}, preset {preset}\n", path.display());
+        for group in 0..groups.len() {
+            text += &self.group_text(group);
+        }
+        if self.unchanged() > 0 {
+            let _ = writeln!(text, "\nunchanged: {}", count(self.unchanged() as u64, "tensor"));
+        }
+        let of = match self.choice {
+            Choice::Cpu => "at WebGPU's default limits; the CPU path needs none of it".into(),
+            Choice::Gpu(_) => format!("on {}", self.choice.describe()),
+        };
+        let _ = writeln!(text, "\none step {of}");
+        text
+    }
+
+    fn group_json(&self, number: usize) -> Json {
+        let group = &self.config.groups[number];
+        let settings = settings(group).into_iter().map(|(name, values)| {
+            let mut values: Vec<Json> = values.into_iter().map(value_json).collect();
+            (name.to_string(), if values.len() == 1 { values.remove(0) } else { values.into() })
+        });
+        json!({
+            "match": group.pattern.as_ref().map(regex::Regex::as_str),
+            "settings": settings.collect::<serde_json::Map<_, _>>(),
+            "formula": group.steps[0].formula(),
+            "tensors": self.of_group(number).map(|member| member.name.as_str()).collect::<Vec<_>>(),
+        })
+    }
+
+    fn group_text(&self, number: usize) -> String {
+        let group = &self.config.groups[number];
+        let tensors = self.of_group(number).count() as u64;
+        let elements = self.of_group(number).map(|member| member.len).sum();
+        let sizes = format!("{}, {}", count(tensors, "tensor"), count(elements, "element"));
+        let mut text = format!("\n{}: {sizes}\n", self.config.group_name(number));
+        for (name, values) in settings(group) {
+            let values: Vec<String> = values.iter().map(Value::to_string).collect();
+            let _ = match values.as_slice() {
+                [value] => writeln!(text, "  {name} = {value}"),
+                _ => writeln!(text, "  {name} = [{}]", values.join(", ")),
+            };
+        }
+        let first = if group.steps.len() > 1 { " of the first step" } else { "" };
+        let _ = writeln!(text, "  formula{first}");
+        for line in group.steps[0].formula() {
+            let _ = writeln!(text, "    {line}");
+        }
+        text.push_str(if tensors > 0 { "  tensors\n" } else { "" });
+        for Member { name, shape, .. } in self.of_group(number) {
+            let _ = writeln!(text, "    {} {shape:?}", name.escape_debug());
+        }
+        text
+    }
 }
 
 /// Each setting, with one value, or with one for each step where they differ.
@@ -99,29 +142,4 @@ fn settings<R: Rule>(group: &Group<R>) -> Vec<(&'static str, Vec<Value>)> {
         (*name, values.collect())
     });
     all.collect()
-}
-
-fn group_text<R: Rule>(config: &Config<R>, number: usize, members: &[Member]) -> String {
-    let group = &config.groups[number];
-    let own = || of_group(members, number);
-    let (tensors, elements) = (own().count() as u64, own().map(|member| member.len).sum());
-    let sizes = format!("{}, {}", count(tensors, "tensor"), count(elements, "element"));
-    let mut text = format!("\n{}: {sizes}\n", config.group_name(number));
-    for (name, values) in settings(group) {
-        let values: Vec<String> = values.iter().map(Value::to_string).collect();
-        let _ = match values.as_slice() {
-            [value] => writeln!(text, "  {name} = {value}"),
-            _ => writeln!(text, "  {name} = [{}]", values.join(", ")),
-        };
-    }
-    let first = if group.steps.len() > 1 { " of the first step" } else { "" };
-    let _ = writeln!(text, "  formula{first}");
-    for line in group.steps[0].formula() {
-        let _ = writeln!(text, "    {line}");
-    }
-    text.push_str(if tensors > 0 { "  tensors\n" } else { "" });
-    for member in own() {
-        let _ = writeln!(text, "    {} {:?}", member.name.escape_debug(), member.shape);
-    }
-    text
 }

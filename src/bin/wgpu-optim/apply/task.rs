@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::Result;
@@ -139,6 +139,8 @@ impl<R: Rule> Task<'_, R> {
         let (tensors, steps) = (self.members.len() as u64, self.inputs.grads.len() as u64);
         let Config { rule, preset, .. } = &self.config;
         if self.args.json {
+            // Not every path is a text, and JSON can hold nothing else.
+            let shown = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
             return print_json(&json!({
                 "tensors": tensors,
                 "elements": elements,
@@ -147,8 +149,8 @@ impl<R: Rule> Task<'_, R> {
                 "preset": preset,
                 "device": self.choice.to_json(),
                 "seconds": seconds,
-                "out_params": self.args.out_params,
-                "out_state": self.args.out_state,
+                "out_params": shown(&self.args.out_params),
+                "out_state": shown(&self.args.out_state),
                 "warnings": self.report.warnings(),
             }));
         }

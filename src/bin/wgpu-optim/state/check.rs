@@ -151,5 +151,5 @@ impl<'a, R: Rule> Check<'a, R> {
 }
 
 fn exact(step: f32) -> Option<u64> {
-    (step >= 0.0 && step < INEXACT && step.fract() == 0.0).then_some(step as u64)
+    ((0.0..INEXACT).contains(&step) && step.fract() == 0.0).then_some(step as u64)
 }
