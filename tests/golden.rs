@@ -242,7 +242,7 @@ fn compare_state<R: Rule>(
                 Rounding::Single => state_tolerance(case, tensor, trail, slot, reference, i),
             };
             let ratio = (s - r).abs() / tolerance;
-            if !(ratio <= 1.0) {
+            if ratio.is_nan() || ratio > 1.0 {
                 return Err(format!("{slot} of {}[{i}]: {s:e} for {r:e}, {ratio:.2}", tensor.name));
             }
             worst = worst.max(ratio);
