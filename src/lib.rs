@@ -16,6 +16,8 @@ mod tensor;
 #[cfg(feature = "gpu")]
 pub mod kernel;
 #[cfg(feature = "gpu")]
+mod state;
+#[cfg(feature = "gpu")]
 mod record;
 #[cfg(feature = "gpu")]
 mod arena;

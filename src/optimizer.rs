@@ -1,15 +1,17 @@
 //! The doorway: an optimizer over the caller's device, buffers and encoder.
 
+mod access;
+
 use std::collections::HashSet;
 
 use crate::Error;
 use crate::cpu::find_all;
-use crate::kernel::{Kernels, guarded, limits_of};
-use crate::plan::{self, Item, Place, Placement};
-use crate::readback;
+use crate::kernel::{Kernels, limits_of};
+use crate::plan::{self, Item, Place};
 use crate::record::{Buffers, Launches, Parts, bind_scalars, constant};
 use crate::roster::{Member, Roster};
 use crate::rule::{Rule, kept_slots, variant};
+use crate::state::State;
 use crate::tensor::{BufferRange, Tensor, check_overlaps};
 
 /// Tensors that share settings.
@@ -37,8 +39,7 @@ pub struct Optimizer<R: Rule> {
     tensors: Vec<Tensor>,
     kernels: Kernels,
     limits: plan::Limits,
-    placement: Placement,
-    pages: Vec<wgpu::Buffer>,
+    state: State,
     buffers: Buffers,
     launches: Launches,
     /// Each tensor's class; `None` once they have changed.
@@ -77,8 +78,7 @@ impl<R: Rule> Optimizer<R> {
             tensors: Vec::new(),
             kernels: kernels.clone(),
             limits: limits_of(device)?,
-            placement: Placement::default(),
-            pages: Vec::new(),
+            state: State::default(),
             buffers: Buffers::default(),
             launches: Launches::default(),
             classes: None,
@@ -199,27 +199,20 @@ impl<R: Rule> Optimizer<R> {
             tensors.extend(members);
         }
         let places = places(&mut self.buffers, &tensors)?;
-        let mut placement = self.placement.clone();
         let first = self.tensors.len();
         let order = |item: usize| (places[first + item].0.span.buffer, places[first + item].0.span.offset);
-        placement.extend(&items, &self.limits, order);
-        let mut pages = self.pages.clone();
-        for page in pages.len()..placement.pages.len() {
-            pages.push(new_page(device, &placement, page, &roster)?);
-        }
-        let name = |tensor: usize| tensors[tensor].name().to_string();
-        let planned = plan::launches(&placement, &places, &self.limits, name)?;
+        let state = self.state.extended(device, &items, &self.limits, order, &roster)?;
         let parts = Parts {
             device,
             kernels: &self.kernels,
             limits: &self.limits,
-            placement: &placement,
             buffers: &self.buffers,
-            pages: &pages,
+            state: &state,
+            tensors: &tensors,
+            places: &places,
         };
-        self.launches.prepare(&parts, planned, |variant| roster.groups()[variant].clone())?;
-        (self.roster, self.tensors, self.classes) = (roster, tensors, None);
-        (self.placement, self.pages) = (placement, pages);
+        self.launches.prepare(&parts, roster.groups())?;
+        (self.roster, self.tensors, self.state, self.classes) = (roster, tensors, state, None);
         Ok(())
     }
 
@@ -244,18 +237,16 @@ impl<R: Rule> Optimizer<R> {
             tensor.check()?;
         }
         let places = places(&mut self.buffers, &tensors)?;
-        let name = |tensor: usize| tensors[tensor].name().to_string();
-        let planned = plan::launches(&self.placement, &places, &self.limits, name)?;
         let parts = Parts {
             device,
             kernels: &self.kernels,
             limits: &self.limits,
-            placement: &self.placement,
             buffers: &self.buffers,
-            pages: &self.pages,
+            state: &self.state,
+            tensors: &tensors,
+            places: &places,
         };
-        let groups = self.roster.groups();
-        self.launches.prepare(&parts, planned, |variant| groups[variant].clone())?;
+        self.launches.prepare(&parts, self.roster.groups())?;
         self.tensors = tensors;
         let bound = places.iter().flat_map(|(params, grads)| [params.span.buffer, grads.span.buffer]);
         let used: HashSet<usize> = self.launches.buffers().chain(bound).collect();
@@ -336,109 +327,6 @@ impl<R: Rule> Optimizer<R> {
         &self.tensors
     }
 
-    /// The names of the slots that a tensor keeps, PyTorch's.
-    ///
-    /// # Errors
-    /// [`Error::UnknownName`].
-    pub fn slots(&self, name: &str) -> Result<Vec<&'static str>, Error> {
-        let settings = self.roster.settings_of(self.roster.find(name)?);
-        Ok(kept_slots(settings).into_iter().map(|slot| R::SLOTS[slot]).collect())
-    }
-
-    /// Where a slot of a tensor lies on the device, in order: one range, or more for a tensor that was split.
-    /// The buffers have usages `STORAGE`, `COPY_SRC` and `COPY_DST`.
-    ///
-    /// # Errors
-    /// [`Error::UnknownName`], [`Error::UnknownSlot`].
-    pub fn state_ranges(&self, name: &str, slot: &str) -> Result<Vec<BufferRange>, Error> {
-        let tensor = self.roster.find(name)?;
-        let slot = self.roster.slot(tensor, slot)?;
-        let kept = kept_slots(self.roster.settings_of(tensor));
-        let plane = kept.iter().take_while(|&&k| k != slot).count() as u64;
-        let range = |piece: &plan::Piece| {
-            let span = piece.state(&self.placement.windows[piece.window], plane);
-            BufferRange::new(&self.pages[span.buffer], span.offset, span.size)
-        };
-        Ok(self.placement.pieces_of(tensor).map(range).collect())
-    }
-
-    /// Reads a slot of a tensor back.
-    ///
-    /// # Errors
-    /// [`Error::UnknownName`], [`Error::UnknownSlot`], or as [`readback::download`].
-    pub async fn read_state(
-        &self,
-        device: &wgpu::Device,
-        queue: &wgpu::Queue,
-        name: &str,
-        slot: &str,
-    ) -> Result<Vec<f32>, Error> {
-        let mut values = Vec::new();
-        for range in self.state_ranges(name, slot)? {
-            let take = |chunk: &[u8]| values.extend(bytemuck::pod_collect_to_vec::<u8, f32>(chunk));
-            readback::download_each(device, queue, &range, take).await?;
-        }
-        Ok(values)
-    }
-
-    /// Writes a slot of a tensor, ahead of all that is submitted after this call.
-    ///
-    /// # Errors
-    /// [`Error::UnknownName`], [`Error::UnknownSlot`], [`Error::Length`], or as [`readback::upload`].
-    pub async fn write_state(
-        &self,
-        device: &wgpu::Device,
-        queue: &wgpu::Queue,
-        name: &str,
-        slot: &str,
-        values: &[f32],
-    ) -> Result<(), Error> {
-        let ranges = self.state_ranges(name, slot)?;
-        let expected = ranges.iter().map(BufferRange::len).sum();
-        if values.len() as u64 != expected {
-            let (what, name, found) = (slot.into(), name.into(), values.len() as u64);
-            return Err(Error::Length { what, name, found, expected });
-        }
-        let mut rest = values;
-        for range in ranges {
-            let (these, after) = rest.split_at(range.len() as usize);
-            readback::upload(device, queue, &range, bytemuck::cast_slice(these)).await?;
-            rest = after;
-        }
-        Ok(())
-    }
-
-    /// [`read_state`](Self::read_state) for native targets.
-    ///
-    /// # Errors
-    /// As [`read_state`](Self::read_state).
-    #[cfg(not(target_arch = "wasm32"))]
-    pub fn read_state_blocking(
-        &self,
-        device: &wgpu::Device,
-        queue: &wgpu::Queue,
-        name: &str,
-        slot: &str,
-    ) -> Result<Vec<f32>, Error> {
-        pollster::block_on(self.read_state(device, queue, name, slot))
-    }
-
-    /// [`write_state`](Self::write_state) for native targets.
-    ///
-    /// # Errors
-    /// As [`write_state`](Self::write_state).
-    #[cfg(not(target_arch = "wasm32"))]
-    pub fn write_state_blocking(
-        &self,
-        device: &wgpu::Device,
-        queue: &wgpu::Queue,
-        name: &str,
-        slot: &str,
-        values: &[f32],
-    ) -> Result<(), Error> {
-        pollster::block_on(self.write_state(device, queue, name, slot, values))
-    }
-
     /// Dispatches of a step.
     pub fn dispatches(&self) -> usize {
         self.launches.len()
@@ -452,50 +340,4 @@ fn places(buffers: &mut Buffers, tensors: &[Tensor]) -> Result<Vec<(Place, Place
     let names: Vec<&str> = tensors.iter().map(Tensor::name).collect();
     check_overlaps(&names, &places)?;
     Ok(places)
-}
-
-/// A page of state, holding what the rule starts from.
-fn new_page<R: Rule>(
-    device: &wgpu::Device,
-    placement: &Placement,
-    page: usize,
-    roster: &Roster<R>,
-) -> Result<wgpu::Buffer, Error> {
-    let size = placement.pages[page];
-    let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
-    // Buffers start as zeros, which is where most slots start.
-    let mut fills = Vec::new();
-    for piece in &placement.pieces {
-        let window = &placement.windows[piece.window];
-        if window.page != page {
-            continue;
-        }
-        let settings = roster.settings_of(piece.tensor);
-        for (plane, slot) in kept_slots(settings).into_iter().enumerate() {
-            let initial = settings.initial(slot) as f32;
-            if initial != 0.0 {
-                fills.push((piece.state(window, plane as u64), initial));
-            }
-        }
-    }
-    let label = Some("wgpu-optim state");
-    let mapped_at_creation = !fills.is_empty();
-    let doing = format!("{size} bytes of state");
-    let (buffer, filled) = guarded(device, &doing, || {
-        let buffer = device.create_buffer(&wgpu::BufferDescriptor { label, size, usage, mapped_at_creation });
-        let filled = fills.iter().try_for_each(|(span, initial)| fill(&buffer, span, *initial));
-        if mapped_at_creation {
-            buffer.unmap();
-        }
-        (buffer, filled)
-    })?;
-    filled.map_err(|error| Error::OutOfMemory { doing, message: error.to_string() })?;
-    Ok(buffer)
-}
-
-fn fill(buffer: &wgpu::Buffer, span: &plan::Span, value: f32) -> Result<(), wgpu::MapRangeError> {
-    // Mapped ranges start at multiples of 8, pieces at multiples of 16.
-    let mut view = buffer.get_mapped_range_mut(span.offset..span.end())?;
-    view.copy_from_slice(bytemuck::cast_slice(&vec![value; (span.size / plan::ELEMENT) as usize]));
-    Ok(())
 }

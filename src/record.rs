@@ -4,8 +4,10 @@ use std::collections::HashMap;
 
 use crate::Error;
 use crate::kernel::{Kernels, guarded};
-use crate::plan::{self, Launch, Placement};
+use crate::plan::{self, Launch, Place};
 use crate::rule::{Rule, Scalars, cast};
+use crate::state::State;
+use crate::tensor::Tensor;
 
 /// Rebinds after which an unused bind group is let go.
 const KEPT_FOR: u64 = 16;
@@ -33,27 +35,25 @@ pub(crate) struct Parts<'a> {
     pub device: &'a wgpu::Device,
     pub kernels: &'a Kernels,
     pub limits: &'a plan::Limits,
-    pub placement: &'a Placement,
     /// The buffers that spans count.
     pub buffers: &'a Buffers,
-    /// The pages of the state.
-    pub pages: &'a [wgpu::Buffer],
+    pub state: &'a State,
+    pub tensors: &'a [Tensor],
+    /// Each tensor's parameters and gradient.
+    pub places: &'a [(Place, Place)],
 }
 
 impl Launches {
-    /// Makes `planned` what the next steps dispatch.
-    pub fn prepare<R: Rule>(
-        &mut self,
-        parts: &Parts<'_>,
-        planned: Vec<Launch>,
-        settings_of: impl Fn(usize) -> R,
-    ) -> Result<(), Error> {
+    /// Plans the next steps, and makes what they dispatch.
+    pub fn prepare<R: Rule>(&mut self, parts: &Parts<'_>, groups: &[R]) -> Result<(), Error> {
+        let name = |tensor: usize| parts.tensors[tensor].name().to_string();
+        let planned = plan::launches(&parts.state.placement, parts.places, parts.limits, name)?;
         let missing: Vec<&Launch> = planned.iter().filter(|launch| !self.cache.contains_key(launch)).collect();
         let tables = Tables::new(parts, &missing)?;
         let mut fresh = Vec::with_capacity(missing.len());
         for (launch, range) in missing.iter().zip(&tables.ranges) {
-            let settings = settings_of(parts.placement.windows[launch.window].variant);
-            let pipeline = parts.kernels.pipeline(&settings, launch.lanes)?;
+            let settings = &groups[parts.state.placement.windows[launch.window].variant];
+            let pipeline = parts.kernels.pipeline(settings, launch.lanes)?;
             let tensors = guarded(parts.device, "the bind group of a launch", || {
                 bind_tensors(parts, launch, &tables.buffer, range, R::NAME)
             })?;
@@ -105,12 +105,12 @@ fn bind_tensors(
     range: &std::ops::Range<u64>,
     rule: &str,
 ) -> wgpu::BindGroup {
-    let window = &parts.placement.windows[launch.window];
+    let window = &parts.state.placement.windows[launch.window];
     let caller = |span: &plan::Span| binding(parts.buffers.get(span.buffer), span.offset, span.size);
     let resources = [
         caller(&launch.params),
         caller(&launch.grads),
-        binding(&parts.pages[window.page], window.offset, window.size()),
+        binding(&parts.state.pages[window.page], window.offset, window.size()),
         binding(tables, range.start, range.end - range.start),
     ];
     bind(parts.device, &format!("wgpu-optim {rule} tensors"), parts.kernels.tensors_layout(), &resources)
@@ -149,7 +149,7 @@ impl Tables {
             let alignment = (parts.limits.alignment / 4) as usize;
             words.resize(words.len().next_multiple_of(alignment), 0);
             let start = words.len() as u64 * 4;
-            words.extend(launch.tables(&parts.placement.windows[launch.window], parts.limits));
+            words.extend(launch.tables(&parts.state.placement.windows[launch.window], parts.limits));
             ranges.push(start..words.len() as u64 * 4);
         }
         let buffer = constant(parts.device, "wgpu-optim tables", &words)?;

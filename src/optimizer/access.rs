@@ -1,0 +1,108 @@
+//! State by name.
+
+use super::Optimizer;
+use crate::Error;
+use crate::readback;
+use crate::rule::{Rule, kept_slots};
+use crate::tensor::BufferRange;
+
+impl<R: Rule> Optimizer<R> {
+    /// The names of the slots that a tensor keeps, PyTorch's.
+    ///
+    /// # Errors
+    /// [`Error::UnknownName`].
+    pub fn slots(&self, name: &str) -> Result<Vec<&'static str>, Error> {
+        let settings = self.roster.settings_of(self.roster.find(name)?);
+        Ok(kept_slots(settings).into_iter().map(|slot| R::SLOTS[slot]).collect())
+    }
+
+    /// Where a slot of a tensor lies on the device, in order: one range, or more for a tensor that was split.
+    /// The buffers have usages `STORAGE`, `COPY_SRC` and `COPY_DST`.
+    ///
+    /// # Errors
+    /// [`Error::UnknownName`], [`Error::UnknownSlot`].
+    pub fn state_ranges(&self, name: &str, slot: &str) -> Result<Vec<BufferRange>, Error> {
+        let tensor = self.roster.find(name)?;
+        let slot = self.roster.slot(tensor, slot)?;
+        let kept = kept_slots(self.roster.settings_of(tensor));
+        let plane = kept.iter().take_while(|&&k| k != slot).count() as u64;
+        Ok(self.state.ranges(tensor, plane))
+    }
+
+    /// Reads a slot of a tensor back.
+    ///
+    /// # Errors
+    /// [`Error::UnknownName`], [`Error::UnknownSlot`], or as [`readback::download`].
+    pub async fn read_state(
+        &self,
+        device: &wgpu::Device,
+        queue: &wgpu::Queue,
+        name: &str,
+        slot: &str,
+    ) -> Result<Vec<f32>, Error> {
+        let mut values = Vec::new();
+        for range in self.state_ranges(name, slot)? {
+            let take = |chunk: &[u8]| values.extend(bytemuck::pod_collect_to_vec::<u8, f32>(chunk));
+            readback::download_each(device, queue, &range, take).await?;
+        }
+        Ok(values)
+    }
+
+    /// Writes a slot of a tensor, ahead of all that is submitted after this call.
+    ///
+    /// # Errors
+    /// [`Error::UnknownName`], [`Error::UnknownSlot`], [`Error::Length`], or as [`readback::upload`].
+    pub async fn write_state(
+        &self,
+        device: &wgpu::Device,
+        queue: &wgpu::Queue,
+        name: &str,
+        slot: &str,
+        values: &[f32],
+    ) -> Result<(), Error> {
+        let ranges = self.state_ranges(name, slot)?;
+        let expected = ranges.iter().map(BufferRange::len).sum();
+        if values.len() as u64 != expected {
+            let (what, name, found) = (slot.into(), name.into(), values.len() as u64);
+            return Err(Error::Length { what, name, found, expected });
+        }
+        let mut rest = values;
+        for range in ranges {
+            let (these, after) = rest.split_at(range.len() as usize);
+            readback::upload(device, queue, &range, bytemuck::cast_slice(these)).await?;
+            rest = after;
+        }
+        Ok(())
+    }
+
+    /// [`read_state`](Self::read_state) for native targets.
+    ///
+    /// # Errors
+    /// As [`read_state`](Self::read_state).
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn read_state_blocking(
+        &self,
+        device: &wgpu::Device,
+        queue: &wgpu::Queue,
+        name: &str,
+        slot: &str,
+    ) -> Result<Vec<f32>, Error> {
+        pollster::block_on(self.read_state(device, queue, name, slot))
+    }
+
+    /// [`write_state`](Self::write_state) for native targets.
+    ///
+    /// # Errors
+    /// As [`write_state`](Self::write_state).
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn write_state_blocking(
+        &self,
+        device: &wgpu::Device,
+        queue: &wgpu::Queue,
+        name: &str,
+        slot: &str,
+        values: &[f32],
+    ) -> Result<(), Error> {
+        pollster::block_on(self.write_state(device, queue, name, slot, values))
+    }
+}

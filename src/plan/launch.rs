@@ -1,0 +1,263 @@
+//! Which pieces share a dispatch, and the tables that it reads.
+
+use super::{ELEMENT, Limits, Piece, Placement, QUAD, SEGMENT_WORDS, Span, Window, groups};
+use crate::Error;
+
+/// How a launch walks its elements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Lanes {
+    /// Four elements for each invocation: `quads.wgsl`.
+    Quads,
+    /// One: `words.wgsl`.
+    Words,
+}
+
+impl Lanes {
+    fn elements(self) -> u64 {
+        match self {
+            Lanes::Quads => QUAD,
+            Lanes::Words => 1,
+        }
+    }
+}
+
+/// Where a tensor's values lie, and how much of it is its own.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    /// The values.
+    pub span: Span,
+    /// Bytes from the start of the span that nobody else uses: the size of the span, or more in an arena.
+    pub room: u64,
+}
+
+impl Place {
+    fn piece(&self, piece: &Piece) -> Self {
+        let start = piece.start * ELEMENT;
+        let span = Span { buffer: self.span.buffer, offset: self.span.offset + start, size: piece.len * ELEMENT };
+        Self { span, room: self.room - start }
+    }
+}
+
+/// A stretch of one tensor in a launch; all but `tensor` in lanes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Segment {
+    /// The tensor's number.
+    pub tensor: usize,
+    /// How many.
+    pub lanes: u64,
+    /// The first, in the bound parameters.
+    pub params: u64,
+    /// The first, in the bound gradients.
+    pub grads: u64,
+    /// The first, in the window's first plane.
+    pub state: u64,
+}
+
+/// One dispatch.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Launch {
+    /// The window whose state is bound.
+    pub window: usize,
+    /// How elements are walked.
+    pub lanes: Lanes,
+    /// What is bound of the parameters' buffer.
+    pub params: Span,
+    /// What is bound of the gradients' buffer.
+    pub grads: Span,
+    /// What is stepped, in the order of workgroups.
+    pub segments: Vec<Segment>,
+}
+
+impl Launch {
+    /// Workgroups that have work.
+    pub fn groups(&self) -> u64 {
+        self.segments.iter().map(|segment| groups(segment.lanes)).sum()
+    }
+
+    /// The dispatched grid, folded where a row would be too long.
+    pub fn grid(&self, limits: &Limits) -> (u32, u32) {
+        let width = self.groups().min(limits.groups).max(1);
+        (width as u32, self.groups().div_ceil(width) as u32)
+    }
+
+    /// Elements stepped, padding included.
+    pub fn elements(&self) -> u64 {
+        self.segments.iter().map(|segment| segment.lanes * self.lanes.elements()).sum()
+    }
+
+    /// The launch's tables, as `step.wgsl` reads them.
+    pub fn tables(&self, window: &Window, limits: &Limits) -> Vec<u32> {
+        let stride = window.stride / self.lanes.elements();
+        let head = [u64::from(self.grid(limits).0), self.groups(), stride, self.segments.len() as u64];
+        let mut words: Vec<u32> = head.iter().map(|&word| word as u32).collect();
+        let mut first_group = 0;
+        for segment in &self.segments {
+            let fields =
+                [first_group, segment.lanes, segment.tensor as u64, segment.params, segment.grads, segment.state];
+            words.extend(fields.iter().map(|&word| word as u32));
+            first_group += groups(segment.lanes);
+        }
+        for (row, segment) in self.segments.iter().enumerate() {
+            words.extend(std::iter::repeat_n(row as u32, groups(segment.lanes) as usize));
+        }
+        words
+    }
+
+    /// Bytes of the tables.
+    pub fn tables_size(&self) -> u64 {
+        (4 + (self.segments.len() * SEGMENT_WORDS) as u64 + self.groups()) * 4
+    }
+}
+
+/// The launches of one step. `places` gives each tensor's parameters and gradient.
+///
+/// # Errors
+/// [`Error::SharedBlock`], for the tensor that `name` names.
+pub fn launches(
+    placement: &Placement,
+    places: &[(Place, Place)],
+    limits: &Limits,
+    name: impl Fn(usize) -> String,
+) -> Result<Vec<Launch>, Error> {
+    let mut launches = Vec::new();
+    let mut run: Option<Run> = None;
+    for piece in &placement.pieces {
+        let (params, grads) = places[piece.tensor];
+        let part = Part { piece: *piece, params: params.piece(piece), grads: grads.piece(piece) };
+        let alone = Run::of(part, limits);
+        if alone.covers_meet() {
+            return Err(shared_block(name(piece.tensor), &part, limits));
+        }
+        run = Some(match run.take() {
+            None => alone,
+            Some(open) => match open.with(&part, limits) {
+                Ok(longer) => longer,
+                Err(full) => {
+                    full.launch(&mut launches);
+                    alone
+                }
+            },
+        });
+    }
+    if let Some(open) = run {
+        open.launch(&mut launches);
+    }
+    Ok(launches)
+}
+
+fn shared_block(name: String, part: &Part, limits: &Limits) -> Error {
+    Error::SharedBlock {
+        name,
+        params_start: part.params.span.offset,
+        params_end: part.params.span.end(),
+        grads_start: part.grads.span.offset,
+        grads_end: part.grads.span.end(),
+        alignment: limits.alignment,
+    }
+}
+
+/// A piece with its places.
+#[derive(Clone, Copy)]
+struct Part {
+    piece: Piece,
+    params: Place,
+    grads: Place,
+}
+
+impl Part {
+    /// The elements stepped as quads, from the first on; where the tensor owns what follows it, the last quad may
+    /// reach over its end.
+    fn quads(&self, params: &Span, grads: &Span) -> u64 {
+        let aligned = |place: &Place, cover: &Span| (place.span.offset - cover.offset).is_multiple_of(QUAD * ELEMENT);
+        if !aligned(&self.params, params) || !aligned(&self.grads, grads) {
+            return 0;
+        }
+        let whole = self.piece.len.next_multiple_of(QUAD);
+        let owned = |place: &Place| place.room >= whole * ELEMENT;
+        if owned(&self.params) && owned(&self.grads) { whole } else { self.piece.len / QUAD * QUAD }
+    }
+
+    /// The bytes that a launch of this part touches.
+    fn touched(place: &Place) -> Span {
+        let whole = place.span.size.next_multiple_of(QUAD * ELEMENT);
+        Span { size: if place.room >= whole { whole } else { place.span.size }, ..place.span }
+    }
+}
+
+/// Pieces that share a dispatch.
+struct Run {
+    parts: Vec<Part>,
+    params: Span,
+    grads: Span,
+    groups: u64,
+}
+
+impl Run {
+    fn of(part: Part, limits: &Limits) -> Self {
+        let (params, grads) = (Part::touched(&part.params), Part::touched(&part.grads));
+        Self {
+            params: params.cover(&params, limits.alignment),
+            grads: grads.cover(&grads, limits.alignment),
+            groups: groups(part.piece.len),
+            parts: vec![part],
+        }
+    }
+
+    fn covers_meet(&self) -> bool {
+        self.params.meets(&self.grads)
+    }
+
+    /// The run with one more part, or the run as it was if they cannot be bound together.
+    fn with(mut self, part: &Part, limits: &Limits) -> Result<Self, Self> {
+        let (params, grads) = (Part::touched(&part.params), Part::touched(&part.grads));
+        let first = &self.parts[0];
+        let together = first.piece.window == part.piece.window
+            && self.params.buffer == params.buffer
+            && self.grads.buffer == grads.buffer;
+        if !together {
+            return Err(self);
+        }
+        let params = self.params.cover(&params, limits.alignment);
+        let grads = self.grads.cover(&grads, limits.alignment);
+        let groups = self.groups + groups(part.piece.len);
+        let fits = params.size.max(grads.size) <= limits.usable() && groups <= limits.dispatch();
+        if params.meets(&grads) || !fits {
+            return Err(self);
+        }
+        self.parts.push(*part);
+        Ok(Self { params, grads, groups, ..self })
+    }
+
+    /// Ends the run: one launch of quads, and one of words for what quads cannot reach.
+    fn launch(self, launches: &mut Vec<Launch>) {
+        let mut quads = Vec::new();
+        let mut words = Vec::new();
+        for part in &self.parts {
+            let split = part.quads(&self.params, &self.grads);
+            if split > 0 {
+                quads.push(self.segment(part, 0, split, Lanes::Quads));
+            }
+            if split < part.piece.len {
+                words.push(self.segment(part, split, part.piece.len - split, Lanes::Words));
+            }
+        }
+        for (lanes, segments) in [(Lanes::Quads, quads), (Lanes::Words, words)] {
+            if !segments.is_empty() {
+                let window = self.parts[0].piece.window;
+                launches.push(Launch { window, lanes, params: self.params, grads: self.grads, segments });
+            }
+        }
+    }
+
+    fn segment(&self, part: &Part, skip: u64, elements: u64, lanes: Lanes) -> Segment {
+        let lane = lanes.elements();
+        let within = |place: &Place, cover: &Span| ((place.span.offset - cover.offset) / ELEMENT + skip) / lane;
+        Segment {
+            tensor: part.piece.tensor,
+            lanes: elements / lane,
+            params: within(&part.params, &self.params),
+            grads: within(&part.grads, &self.grads),
+            state: (part.piece.at + skip) / lane,
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! The optimizer's own memory: pages of planes.
+
+use crate::Error;
+use crate::kernel::guarded;
+use crate::plan::{self, Item, Placement};
+use crate::roster::Roster;
+use crate::rule::{Rule, kept_slots};
+use crate::tensor::BufferRange;
+
+/// Every tensor's state, and where it lies.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct State {
+    pub placement: Placement,
+    pub pages: Vec<wgpu::Buffer>,
+}
+
+impl State {
+    /// This state with more tensors behind it, each slot at what the rule starts from.
+    pub fn extended<R: Rule, K: Ord>(
+        &self,
+        device: &wgpu::Device,
+        items: &[Item],
+        limits: &plan::Limits,
+        order: impl Fn(usize) -> K,
+        roster: &Roster<R>,
+    ) -> Result<Self, Error> {
+        let mut state = self.clone();
+        state.placement.extend(items, limits, order);
+        for page in state.pages.len()..state.placement.pages.len() {
+            state.pages.push(new_page(device, &state.placement, page, roster)?);
+        }
+        Ok(state)
+    }
+
+    /// Where one plane of a tensor lies, in order.
+    pub fn ranges(&self, tensor: usize, plane: u64) -> Vec<BufferRange> {
+        let range = |piece: &plan::Piece| {
+            let span = piece.state(&self.placement.windows[piece.window], plane);
+            BufferRange::new(&self.pages[span.buffer], span.offset, span.size)
+        };
+        self.placement.pieces_of(tensor).map(range).collect()
+    }
+}
+
+/// A page of state, holding what the rule starts from.
+fn new_page<R: Rule>(
+    device: &wgpu::Device,
+    placement: &Placement,
+    page: usize,
+    roster: &Roster<R>,
+) -> Result<wgpu::Buffer, Error> {
+    let size = placement.pages[page];
+    let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
+    let fills = fills(placement, page, roster);
+    let label = Some("wgpu-optim state");
+    let mapped_at_creation = !fills.is_empty();
+    let doing = format!("{size} bytes of state");
+    let (buffer, filled) = guarded(device, &doing, || {
+        let buffer = device.create_buffer(&wgpu::BufferDescriptor { label, size, usage, mapped_at_creation });
+        let filled = fills.iter().try_for_each(|(span, initial)| fill(&buffer, span, *initial));
+        if mapped_at_creation {
+            buffer.unmap();
+        }
+        (buffer, filled)
+    })?;
+    filled.map_err(|error| Error::OutOfMemory { doing, message: error.to_string() })?;
+    Ok(buffer)
+}
+
+/// What must be written to a new page: buffers start as zeros, which is where most slots start.
+fn fills<R: Rule>(placement: &Placement, page: usize, roster: &Roster<R>) -> Vec<(plan::Span, f32)> {
+    let mut fills = Vec::new();
+    for piece in &placement.pieces {
+        let window = &placement.windows[piece.window];
+        if window.page != page {
+            continue;
+        }
+        let settings = roster.settings_of(piece.tensor);
+        for (plane, slot) in kept_slots(settings).into_iter().enumerate() {
+            let initial = settings.initial(slot) as f32;
+            if initial != 0.0 {
+                fills.push((piece.state(window, plane as u64), initial));
+            }
+        }
+    }
+    fills
+}
+
+fn fill(buffer: &wgpu::Buffer, span: &plan::Span, value: f32) -> Result<(), wgpu::MapRangeError> {
+    // Mapped ranges start at multiples of 8, pieces at multiples of 16.
+    let mut view = buffer.get_mapped_range_mut(span.offset..span.end())?;
+    view.copy_from_slice(bytemuck::cast_slice(&vec![value; (span.size / plan::ELEMENT) as usize]));
+    Ok(())
+}
