@@ -214,6 +214,11 @@ fn a_thousand_small_tensors() {
     stand.verified_step();
     stand.freeze(&["layer17.weight", "layer999.weight"]);
     stand.verified_step();
+    // A step count for each, and so a class for each.
+    for (i, name) in names.iter().enumerate() {
+        stand.optimizer.set_step(name, 3 * i as u64).unwrap();
+    }
+    stand.verified_step();
     assert_eq!(stand.optimizer.dispatches(), 1);
 }
 

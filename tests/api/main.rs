@@ -5,6 +5,7 @@ mod support;
 
 mod layouts;
 mod loss;
+mod memory;
 mod noop;
 mod planner;
 mod rebinding;

@@ -49,6 +49,7 @@ fn state_of_another_length_is_refused() {
         |stand: &mut Stand<Adam>| stand.optimizer.write_state_blocking(device, queue, "fc1.weight", "exp_avg", &values);
     let message = refusal(&gpu, write);
     assert_eq!(message, r#"exp_avg of "fc1.weight" has 99 elements, its parameters have 100"#);
+    assert!(matches!(refused(&gpu, write), Error::Length { found: 99, expected: 100, .. }));
 }
 
 #[test]
@@ -58,6 +59,8 @@ fn a_shape_of_another_product_is_refused() {
     let message = r#"shape [3, 5] of "conv" has 15 elements, its range has 12"#;
     assert_eq!(refusal_of(&gpu, &[shaped(&[3, 5])]), message);
     assert_eq!(refusal_of(&gpu, &[shaped(&[])]), r#"shape [] of "conv" has 1 elements, its range has 12"#);
+    let error = refused(&gpu, |_| Optimizer::new(&gpu.device, Adam::PYTORCH, [shaped(&[7])]));
+    assert!(matches!(error, Error::Shape { len: 12, .. }), "{error}");
     // Both right shapes of twelve are taken.
     for shape in [&[12][..], &[1, 2, 2, 3]] {
         Optimizer::new(&gpu.device, Adam::PYTORCH, [shaped(shape)]).unwrap();
@@ -333,6 +336,7 @@ fn a_slot_that_the_tensor_does_not_keep_is_refused() {
     assert_eq!(refusal(&gpu, write), r#""fc1.bias" keeps no "square_avg"; its state is exp_avg, exp_avg_sq"#);
     let plain = Optimizer::new(&gpu.device, RmsProp::PYTORCH, [own(&gpu.device, "w", 4)]).unwrap();
     let error = plain.state_ranges("w", "momentum_buffer").unwrap_err();
+    assert!(matches!(error, Error::UnknownSlot { .. }));
     assert_eq!(error.to_string(), r#""w" keeps no "momentum_buffer"; its state is square_avg"#);
 }
 
@@ -424,6 +428,18 @@ fn a_blocking_step_over_a_buffer_destroyed_since_is_refused_and_not_counted() {
     };
     let error = refused(&gpu, step);
     assert!(matches!(error, Error::Refused { .. }), "{error}");
+}
+
+/// The caller's error scope is the caller's: what comes back as an `Err` is not told a second time.
+#[test]
+fn a_refusal_does_not_reach_the_callers_error_scope() {
+    let Some(gpu) = gpu() else { return };
+    let gone = own(&gpu.device, "gone", 4);
+    gone.params().buffer().destroy();
+    let scope = gpu.device.push_error_scope(wgpu::ErrorFilter::Validation);
+    let whole = BufferRange::from(gone.params().buffer());
+    let error = wgpu_optim::readback::download_blocking(&gpu.device, &gpu.queue, &whole).unwrap_err();
+    assert_eq!(pollster::block_on(scope.pop()).map(|error| error.to_string()), None, "told twice, after {error}");
 }
 
 #[test]

@@ -121,7 +121,8 @@ fn a_group_without_tensors_is_checked_all_the_same() {
 
 #[test]
 fn a_setting_that_the_rule_does_not_have_is_refused_with_those_it_has() {
-    let error = Adam::PYTORCH.set("alpha", Value::Number(0.9)).unwrap_err();
+    let mut settings = Adam::PYTORCH;
+    let error = settings.set("alpha", Value::Number(0.9)).unwrap_err();
     assert!(matches!(&error, Error::UnknownSetting { rule: "adam", setting, .. } if setting == "alpha"), "{error}");
     let message = error.to_string();
     assert!(message.starts_with(r#"adam: there is no setting "alpha""#), "{message}");

@@ -1,7 +1,7 @@
 //! Steps as they are recorded: several in an encoder, in passes of the caller's, retuned, frozen and thrown away.
 
 use wgpu_optim::rule::Rule;
-use wgpu_optim::{Adam, AdamW, AmsgradOver, BufferRange, Decay, Optimizer, RmsProp, Tensor, cpu, wgpu};
+use wgpu_optim::{Adam, AdamW, AmsgradOver, BufferRange, Decay, Group, Optimizer, RmsProp, Tensor, cpu, wgpu};
 
 use crate::stand::{Draw, Stand, World, at, buffer, download, encoder, floats, own, running, words, write};
 use crate::support::{Gpu, gpu};
@@ -553,6 +553,21 @@ fn an_optimizer_without_tensors_steps_nothing_and_takes_tensors_later() {
     stand.watch(0, &tensors);
     stand.verified_step();
     assert_eq!(stand.optimizer.step_of("w").unwrap(), 1);
+}
+
+#[test]
+fn a_group_may_start_empty() {
+    let Some(gpu) = gpu() else { return };
+    let mut stand = running(&gpu);
+    let settings = Adam { amsgrad: true, ..AdamW::KERAS };
+    assert_eq!(stand.optimizer.add_group(&gpu.device, Group::new(settings.clone(), [])).unwrap(), 1);
+    stand.groups.push(settings);
+    stand.verified_step();
+    let late = [own(&gpu.device, "late", 20)];
+    stand.optimizer.add_tensors(&gpu.device, 1, late.clone()).unwrap();
+    stand.watch(1, &late);
+    stand.verified_step();
+    assert_eq!(stand.optimizer.slots("late").unwrap().len(), 3);
 }
 
 #[test]

@@ -1,0 +1,98 @@
+//! What the memory plan tells is what is then taken.
+
+use std::collections::HashMap;
+
+use wgpu_optim::plan::Limits;
+use wgpu_optim::rule::kept_slots;
+use wgpu_optim::{Adam, Arena, Error, Group, MemoryPlan, Optimizer, RmsProp, Rule, memory_plan, wgpu};
+
+use crate::stand::noop;
+
+/// Builds what was planned on a device of these limits, and holds the plan to it.
+fn hold<R: Rule>(groups: &[(R, Vec<(&str, u64)>)], limits: wgpu::Limits) -> MemoryPlan {
+    let gpu = noop(limits);
+    let plan = memory_plan(groups, &Limits::from(&gpu.device.limits())).unwrap();
+    let named: Vec<(&str, u64)> = groups.iter().flat_map(|(_, tensors)| tensors.clone()).collect();
+    let arena = Arena::new(&gpu.device, named.iter().copied()).unwrap();
+    let pages: Vec<(u64, u64)> = arena.pages().iter().map(|(params, grads)| (params.size(), grads.size())).collect();
+    assert_eq!(pages, plan.arena.iter().map(|&page| (page, page)).collect::<Vec<_>>());
+    let mut lent = arena.tensors().into_iter();
+    let own = groups.iter().map(|(settings, tensors)| Group::new(settings.clone(), lent.by_ref().take(tensors.len())));
+    let own: Vec<_> = own.collect();
+    let optimizer = Optimizer::with_groups(&gpu.device, own).unwrap();
+    assert_eq!(optimizer.dispatches(), plan.launches.len());
+    hold_state(&optimizer, groups, &plan);
+    plan
+}
+
+fn hold_state<R: Rule>(optimizer: &Optimizer<R>, groups: &[(R, Vec<(&str, u64)>)], plan: &MemoryPlan) {
+    let mut pages: HashMap<wgpu::Buffer, u64> = HashMap::new();
+    let settings = groups.iter().flat_map(|(settings, tensors)| tensors.iter().map(move |_| settings));
+    for (tensor, settings) in plan.tensors.iter().zip(settings) {
+        let slots: Vec<&str> = kept_slots(settings).into_iter().map(|slot| R::SLOTS[slot]).collect();
+        assert_eq!(tensor.slots.iter().map(|(slot, _)| *slot).collect::<Vec<_>>(), slots);
+        for &(slot, size) in &tensor.slots {
+            let ranges = optimizer.state_ranges(&tensor.name, slot).unwrap();
+            assert_eq!(ranges.len(), tensor.windows, "{slot} of {:?}", tensor.name);
+            assert_eq!(ranges.iter().map(|range| range.size()).sum::<u64>(), size);
+            pages.extend(ranges.iter().map(|range| (range.buffer().clone(), range.buffer().size())));
+        }
+    }
+    let mut taken: Vec<u64> = pages.into_values().collect();
+    let mut planned = plan.state.clone();
+    taken.sort_unstable();
+    planned.sort_unstable();
+    assert_eq!(taken, planned, "bytes of the pages of state");
+}
+
+fn small() -> wgpu::Limits {
+    wgpu::Limits {
+        max_storage_buffer_binding_size: 1 << 20,
+        max_buffer_size: 4 << 20,
+        max_compute_workgroups_per_dimension: 7,
+        ..wgpu::Limits::default()
+    }
+}
+
+#[test]
+fn pages_windows_and_dispatches_are_those_of_the_plan() {
+    for limits in [wgpu::Limits::default(), small()] {
+        let adam = [
+            (Adam::PYTORCH, vec![("a", 100_003), ("b", 1), ("c", 500_000)]),
+            (Adam { amsgrad: true, ..Adam::PYTORCH }, vec![("d", 7), ("e", 70_000)]),
+            (Adam { lr: 0.1, ..Adam::PYTORCH }, vec![("f", 999)]),
+        ];
+        let plan = hold(&adam, limits.clone());
+        assert!(plan.total() > 2 * 4 * 671_010);
+        let rmsprop = [(RmsProp { momentum: 0.9, centered: true, ..RmsProp::KERAS }, vec![("a", 100_003), ("b", 3)])];
+        hold(&rmsprop, limits);
+    }
+}
+
+#[test]
+fn a_model_that_no_machine_holds_is_planned() {
+    let tensors: Vec<String> = (0..100).map(|i| format!("{i}")).collect();
+    let named = tensors.iter().map(|name| (name.as_str(), 64 << 20)).collect();
+    let plan = memory_plan(&[(Adam::PYTORCH, named)], &Limits::DEFAULT).unwrap();
+    let elements = 100 * (64 << 20) as u64;
+    assert_eq!(plan.arena.iter().sum::<u64>(), 4 * elements);
+    let state = plan.state.iter().sum::<u64>();
+    assert!((8 * elements..8 * elements + elements / 10).contains(&state), "{state}");
+    assert!(plan.arena.iter().chain(&plan.state).all(|&page| page <= 256 << 20));
+    assert!(plan.windows.iter().all(|window| window.size() <= 128 << 20));
+}
+
+#[test]
+fn a_plan_refuses_what_building_would_refuse() {
+    let plan = |settings: Adam, tensors: &[(&str, u64)]| {
+        memory_plan(&[(settings, tensors.to_vec())], &Limits::DEFAULT).unwrap_err()
+    };
+    let empty = plan(Adam::PYTORCH, &[("a", 0)]);
+    assert_eq!(empty, Error::Empty { what: "tensor", name: "a".into() });
+    let twice = plan(Adam::PYTORCH, &[("a", 1), ("a", 2)]);
+    assert_eq!(twice, Error::DuplicateName { name: "a".into() });
+    let large = plan(Adam::PYTORCH, &[("a", (64 << 20) + 1)]);
+    assert!(matches!(large, Error::TooLarge { found: 67_108_865, limit: 67_108_864, .. }), "{large}");
+    let setting = plan(Adam::OPTAX, &[("a", 1)]);
+    assert!(matches!(setting, Error::Setting { setting: "lr", .. }), "{setting}");
+}
