@@ -7,7 +7,7 @@ use crate::support::{Gpu, gpu, gpu_with};
 
 /// A running optimizer on a device that is then lost.
 fn lost() -> Option<Stand<Adam>> {
-    let gpu = gpu_with(|adapter| wgpu_optim::required_limits(adapter))?;
+    let gpu = gpu_with(wgpu_optim::required_limits)?;
     let stand = running(&gpu);
     gpu.device.destroy();
     Some(stand)
@@ -105,7 +105,7 @@ fn the_loss_of_one_device_leaves_another_alone() {
 
 #[test]
 fn the_callers_callback_for_loss_is_left_to_the_caller() {
-    let Some(gpu) = gpu_with(|adapter| wgpu_optim::required_limits(adapter)) else { return };
+    let Some(gpu) = gpu_with(wgpu_optim::required_limits) else { return };
     let (sender, told) = std::sync::mpsc::channel();
     gpu.device.set_device_lost_callback(move |_, _| sender.send(()).unwrap());
     let stand = running(&gpu);

@@ -1,4 +1,5 @@
 //! The library as a caller meets it: what it refuses, what it steps, where tensors may lie.
+#![allow(clippy::mutable_key_type, reason = "a buffer is compared and hashed by its identity")]
 
 #[path = "../support/mod.rs"]
 mod support;

@@ -460,7 +460,8 @@ fn a_device_with_too_few_storage_buffers_is_refused_with_the_number() {
 
 #[test]
 fn every_limit_that_a_step_needs_is_checked_by_name() {
-    let needed: [(&str, fn(&mut wgpu::Limits)); 6] = [
+    type Lower = fn(&mut wgpu::Limits);
+    let needed: [(&str, Lower); 6] = [
         ("max_bind_groups", |l| l.max_bind_groups = 1),
         ("max_compute_invocations_per_workgroup", |l| l.max_compute_invocations_per_workgroup = 128),
         ("max_compute_workgroup_size_x", |l| l.max_compute_workgroup_size_x = 128),

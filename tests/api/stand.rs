@@ -73,7 +73,7 @@ impl Draw {
 
     /// Of either sign, its size spread over the powers of ten between these two; one in nine is zero.
     pub fn value(&mut self, from: f64, to: f64) -> f32 {
-        if self.next() % 9 == 0 {
+        if self.next().is_multiple_of(9) {
             return 0.0;
         }
         let share = self.next() as f64 / u64::MAX as f64;
