@@ -134,3 +134,30 @@ fn centered_goes_nan_as_pytorch_does_unless_it_is_clamped() {
     assert!(!finite(false));
     assert!(finite(true));
 }
+
+#[test]
+fn an_infinite_parameter_without_decay_stays_infinite_as_in_pytorch() {
+    struct Infinite;
+    impl Visitor for Infinite {
+        fn rule<R: Rule>(&mut self) {
+            for (case, settings) in R::cases() {
+                let h: R::Hyper<f32> = wgpu_optim::rule::cast(&settings.fold(1));
+                let decays = settings
+                    .settings()
+                    .iter()
+                    .any(|(name, value)| *name == "weight_decay" && *value != Value::Number(0.0));
+                let (p, _) = settings.update(&h, f32::INFINITY, 1.0, [0.0; 3]);
+                assert!(decays || p == f32::INFINITY, "{} {case}: {p}", R::NAME);
+            }
+        }
+    }
+    visit(&mut Infinite);
+}
+
+#[test]
+fn a_nan_gradient_reaches_every_slot_as_in_pytorch() {
+    let rule = Adam { amsgrad: true, ..Adam::PYTORCH };
+    let h = wgpu_optim::rule::cast(&rule.fold(1));
+    let (p, state) = rule.update::<f32>(&h, 1.0, f32::NAN, [0.0; 3]);
+    assert!(p.is_nan() && state.iter().all(|slot| slot.is_nan()), "{p} {state:?}");
+}

@@ -38,11 +38,13 @@ fn update(h: Hyper, at: At) {
     let g = select(s, s + h.l2 * p0, h.l2 > Scalar(0.0));
     let m = select(m0 + h.one_minus_beta1 * (g - m0), g - h.beta1 * (g - m0), h.beta1 < h.one_minus_beta1);
     let v = h.beta2 * v0 + (h.one_minus_beta2 * g) * g;
-    let x = max(x0, h.max_scale * v);
+    let c = h.max_scale * v;
+    let x = select(c, x0, x0 > c);
     let w = select(v, x, HAS_AMSGRAD);
     let d = h.root_scale * sqrt(w + h.root) + h.eps;
     let n = select(m, h.nesterov_m * m + h.nesterov_g * g, HAS_NESTEROV);
-    let p = p0 - (h.decay * p0 + h.step_size * (n / d));
+    let u = h.step_size * (n / d);
+    let p = p0 - select(u, h.decay * p0 + u, h.decay > Scalar(0.0));
     // </update>
     store_params(at, p);
     store_state(at, PLANE_EXP_AVG, m);

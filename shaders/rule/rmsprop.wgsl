@@ -46,8 +46,8 @@ fn update(h: Hyper, at: At) {
     let u = h.buffer_scale * (g / d);
     let b = h.momentum * b0 + u;
     let n = select(b, u + h.momentum * b, HAS_NESTEROV);
-    let q = select(u, n, HAS_MOMENTUM);
-    let p = p0 - (h.decay * p0 + h.step_size * q);
+    let q = h.step_size * select(u, n, HAS_MOMENTUM);
+    let p = p0 - select(q, h.decay * p0 + q, h.decay > Scalar(0.0));
     // </update>
     store_params(at, p);
     store_state(at, PLANE_SQUARE_AVG, v);

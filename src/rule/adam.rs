@@ -3,7 +3,7 @@
 use super::{Decay, Range, Rule, Slots, Value, bias, scalars, settings, words};
 use crate::Error;
 use crate::rule::settings::{gradient_line, number, plus};
-use crate::wgsl::{Real, Scalar, max, select, sqrt};
+use crate::wgsl::{Real, Scalar, select, sqrt};
 
 /// Adam's settings.
 ///
@@ -252,11 +252,13 @@ impl Rule for Adam {
         let g = select(s, s + h.l2 * p0, h.l2 > Scalar(0.0));
         let m = select(m0 + h.one_minus_beta1 * (g - m0), g - h.beta1 * (g - m0), h.beta1 < h.one_minus_beta1);
         let v = h.beta2 * v0 + (h.one_minus_beta2 * g) * g;
-        let x = max(x0, h.max_scale * v);
+        let c = h.max_scale * v;
+        let x = select(c, x0, x0 > c);
         let w = select(v, x, HAS_AMSGRAD);
         let d = h.root_scale * sqrt(w + h.root) + h.eps;
         let n = select(m, h.nesterov_m * m + h.nesterov_g * g, HAS_NESTEROV);
-        let p = p0 - (h.decay * p0 + h.step_size * (n / d));
+        let u = h.step_size * (n / d);
+        let p = p0 - select(u, h.decay * p0 + u, h.decay > Scalar(0.0));
         // </update>
         (p, [m, v, x])
     }

@@ -100,6 +100,29 @@ fn a_folder_or_a_file_that_is_not_there_is_refused_by_name() {
     desk.refuses(&format!("{step} --params folder"), 1, &["error: folder: not a regular file"]);
 }
 
+#[cfg(unix)]
+#[test]
+fn a_pipe_is_refused_and_not_waited_for() {
+    let desk = Desk::new();
+    let made = std::process::Command::new("mkfifo").arg(desk.path("pipe")).status().expect("mkfifo starts");
+    assert!(made.success());
+    desk.refuses(&STEP.replace("p.safetensors", "pipe"), 1, &["error: pipe: not a regular file"]);
+    desk.refuses(&STEP.replace("g0.safetensors", "pipe"), 1, &["error: pipe: not a regular file"]);
+    desk.refuses(&format!("{STEP} --state pipe"), 1, &["error: pipe: not a regular file"]);
+}
+
+#[test]
+fn metadata_of_null_are_none() {
+    let desk = Desk::new();
+    let header = br#"{"__metadata__":null,"b":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}"#;
+    let file = [&(header.len() as u64).to_le_bytes()[..], header, &[0; 8]].concat();
+    assert!(SafeTensors::deserialize(&file).is_ok(), "the crate takes it");
+    desk.bytes("p.safetensors", &file);
+    desk.tensors("g0.safetensors", &[("b", &[2], &[1.0, -1.0])]);
+    desk.succeeds(STEP);
+    assert_eq!(crate::desk::head(&desk.read("out.safetensors")), crate::desk::head(&file));
+}
+
 #[test]
 fn a_file_that_is_bad_in_the_last_step_is_found_before_the_first() {
     let desk = Desk::new();

@@ -15,6 +15,9 @@ fn an_unknown_key_names_the_nearest_right_one() {
     refuses("rule = \"adam\"\nbeta3 = 0.9\n", &["there is no key \"beta3\"; the nearest is \"beta1\" of lr, beta1"]);
     refuses("rule = \"adam\"\nlearning_rate = 0.9\n", &["the nearest is \"lr\""]);
     refuses("rule = \"rmsprop\"\nrho = 0.9\n", &["the nearest is \"alpha\""]);
+    refuses("rule = \"rmsprop\"\nbeta2 = 0.9\n", &["the nearest is \"alpha\""]);
+    refuses("rule = \"adam\"\nb1 = 0.9\n", &["the nearest is \"beta1\""]);
+    refuses("rule = \"adam\"\n[[groups]]\nmatch = \"b\"\n", &["there is no key \"groups\"", "[[group]]"]);
     refuses("rule = \"adam\"\n[[group]]\nmatch = \"b\"\nweigth_decay = 0.1\n", &["[[group]] 1: ", "\"weight_decay\""]);
 }
 
@@ -82,6 +85,7 @@ fn groups_need_a_regex() {
     refuses("rule = \"adam\"\n[[group]]\nmatch = \"(\"\n", &["[[group]] 1: match is no regex", "unclosed group"]);
     refuses("rule = \"adam\"\n[group]\nmatch = \"b\"\n", &["a group is written [[group]]"]);
     refuses("rule = \"adam\"\ngroup = [3]\n", &["[[group]] 1: found 3"]);
+    refuses("rule = \"adam\"\n[[group]]\nmatch = 3\n", &["[[group]] 1: match is 3, expected a regex in quotes"]);
     refuses("rule = \"adam\"\n[[group]]\nmatch = \"b\"\nrule = \"rmsprop\"\n", &["\"rule\" does not stand here"]);
 }
 
@@ -96,6 +100,24 @@ fn a_file_that_is_no_toml_or_not_there_is_refused() {
     let deep = format!("rule = \"adam\"\nlr = {}{}\n", "[".repeat(10_000), "]".repeat(10_000));
     desk.text("optim.toml", &deep);
     desk.refuses(STEP, 2, &["error: optim.toml: "]);
+}
+
+#[test]
+fn a_config_without_end_is_refused() {
+    let desk = Desk::new();
+    desk.text("optim.toml", &format!("rule = \"adam\" #{}", "x".repeat(1 << 24)));
+    desk.refuses(STEP, 2, &["error: optim.toml: longer than 16777216 bytes"]);
+    if cfg!(unix) {
+        desk.refuses(&STEP.replace("optim.toml", "/dev/zero"), 2, &["error: /dev/zero: longer than 16777216 bytes"]);
+    }
+}
+
+#[test]
+fn many_groups_take_no_time() {
+    let desk = Desk::new();
+    desk.text("optim.toml", &format!("rule = \"adam\"\n{}", "[[group]]\nmatch = \"w\"\n".repeat(2_000)));
+    let told = desk.succeeds(STEP).stderr;
+    assert_eq!(told.matches("matches only tensors that an earlier group takes").count(), 1_999);
 }
 
 #[test]
@@ -119,6 +141,9 @@ fn options_that_are_wrong_exit_with_2() {
     desk.refuses("walk", 2, &["unrecognized subcommand"]);
     desk.refuses(&STEP.replace("cpu", "tpu"), 2, &["auto, gpu, cpu"]);
     desk.refuses(&format!("{STEP} --adapter llvm"), 2, &["--adapter llvm asks for an adapter"]);
+    let ran = desk.run_words(STEP.split_whitespace().chain(["--adapter", ""]));
+    assert_eq!(ran.code, Some(2), "{}", ran.stderr);
+    assert!(ran.stderr.contains("a value is required for '--adapter <NAME>'"), "{}", ran.stderr);
 }
 
 #[test]

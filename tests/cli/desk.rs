@@ -74,11 +74,16 @@ impl Desk {
 
     /// Runs the program in the folder; the line is split at spaces.
     pub fn run(&self, line: &str) -> Ran {
+        self.run_words(line.split_whitespace())
+    }
+
+    /// Runs the program in the folder with these arguments, of which some may be empty.
+    pub fn run_words<'a>(&self, words: impl IntoIterator<Item = &'a str>) -> Ran {
         let output = Command::new(env!("CARGO_BIN_EXE_wgpu-optim"))
             .current_dir(self.folder.path())
             // Without it a layer of Mesa's complains.
             .env("XDG_RUNTIME_DIR", self.folder.path())
-            .args(line.split_whitespace())
+            .args(words)
             .output()
             .expect("the program starts");
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();

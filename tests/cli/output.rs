@@ -42,7 +42,36 @@ fn a_folder_or_a_device_is_no_output() {
     for place in ["folder", if cfg!(unix) { "/dev/null" } else { "folder" }] {
         desk.refuses(&STEP.replace("out.safetensors", place), 2, &["is there and is not a regular file"]);
     }
-    desk.refuses(&STEP.replace("out.safetensors", ".."), 2, &["is no name for a file"]);
+    for place in ["..", "new/", "optim.toml/.", "folder/"] {
+        desk.refuses(&STEP.replace("out.safetensors", place), 2, &["--out-params: ", "is no name for a file"]);
+        desk.refuses(&format!("{STEP} --out-state {place}"), 2, &["--out-state: ", "is no name for a file"]);
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn an_output_goes_where_a_link_leads_and_the_link_stays() {
+    let desk = Desk::new();
+    fs::create_dir(desk.path("disk")).expect("a folder");
+    desk.text("disk/real", "old");
+    std::os::unix::fs::symlink("disk/real", desk.path("link")).expect("a link");
+    desk.succeeds(&STEP.replace("out.safetensors", "link"));
+    assert!(desk.path("link").is_symlink());
+    assert_eq!(desk.read("disk/real").len(), desk.read("p.safetensors").len());
+    assert_eq!(fs::read_dir(desk.path("disk")).expect("the folder").count(), 1, "nothing besides is left");
+    desk.refuses(&format!("{STEP} --out-state link").replace("out.safetensors", "disk/real"), 2, &["are one file"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_link_that_leads_to_no_file_is_no_output() {
+    let desk = Desk::new();
+    std::os::unix::fs::symlink("nowhere", desk.path("dangling")).expect("a link");
+    std::os::unix::fs::symlink("round", desk.path("round")).expect("a link");
+    for link in ["dangling", "round"] {
+        desk.refuses(&STEP.replace("out.safetensors", link), 2, &["is a link that leads to no file"]);
+        assert!(desk.path(link).is_symlink());
+    }
 }
 
 #[test]

@@ -198,6 +198,18 @@ fn metadata_that_disagree_with_their_tensors_are_refused() {
 }
 
 #[test]
+fn a_tensor_cannot_have_state_and_be_without() {
+    let desk = stepped();
+    let bytes = desk.read("s.safetensors");
+    let file = SafeTensors::deserialize(&bytes).expect("a sound file");
+    let (_, header) = SafeTensors::read_metadata(&bytes).expect("a header");
+    let mut metadata = header.metadata().clone().expect("metadata");
+    metadata.insert("without_state".into(), "[\"w\"]".into());
+    desk.bytes("s.safetensors", &serialize(file.tensors(), Some(metadata)).expect("a file"));
+    desk.refuses(RESUME, 1, &["s.safetensors: the metadata say that \"w\" has no state, but it is there"]);
+}
+
+#[test]
 fn steps_past_what_f32_holds_are_exact() {
     let desk = stepped();
     let bytes = desk.read("s.safetensors");
@@ -226,6 +238,37 @@ fn state_of_another_rule_or_structure_is_refused() {
     desk.refuses(RESUME, 1, &["made with nesterov = false, but all tensors of optim.toml have true"]);
     desk.text("optim.toml", "rule = \"adam\"\n[[group]]\nmatch = \"b\"\namsgrad = true\n");
     desk.refuses(RESUME, 1, &["\"state.b.max_exp_avg_sq\" is missing", "made with amsgrad = false"]);
+}
+
+#[test]
+fn only_the_structure_that_changed_is_told() {
+    let desk = stepped();
+    for config in ["rule = \"adam\"\namsgrad = true\n", "rule = \"adam\"\n"] {
+        desk.text("optim.toml", config);
+        let told = desk.run(RESUME).stderr;
+        assert!(!told.contains("nesterov") && !told.contains("amsgrad_over"), "{told}");
+        desk.succeeds(&format!("{STEP} --out-state s.safetensors"));
+    }
+    desk.text("optim.toml", "rule = \"adam\"\namsgrad = true\namsgrad_over = \"corrected\"\n");
+    desk.succeeds(&format!("{STEP} --out-state s.safetensors"));
+    desk.text("optim.toml", "rule = \"adam\"\namsgrad = true\n");
+    desk.refuses(RESUME, 1, &["made with amsgrad_over = \"corrected\", but all tensors of optim.toml have \"raw\""]);
+}
+
+#[test]
+fn state_of_what_cannot_be_stepped_is_refused() {
+    let desk = Desk::new();
+    let zeros = [0; 16];
+    desk.raw("p.safetensors", &[("w", Dtype::F32, &[1], &zeros[..4]), ("i", Dtype::I64, &[2], &zeros)], None);
+    desk.tensors("g1.safetensors", &[("w", &[1], &[1.0])]);
+    let slots: Vec<(&str, &[usize], &[f32])> = vec![
+        ("state.w.exp_avg", &[1], &[0.0]),
+        ("state.w.exp_avg_sq", &[1], &[0.0]),
+        ("state.w.step", &[], &[1.0]),
+        ("state.i.exp_avg", &[2], &[0.0; 2]),
+    ];
+    desk.tensors("s.safetensors", &slots);
+    desk.refuses(RESUME, 1, &["\"state.i.exp_avg\": \"i\" is I64 in p.safetensors, and only F32 has state"]);
 }
 
 #[test]

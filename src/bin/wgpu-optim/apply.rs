@@ -2,10 +2,12 @@
 
 mod task;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Result;
+use clap::builder::NonEmptyStringValueParser;
 use wgpu_optim::Rule;
 
 use crate::adapter::{Choice, Kind};
@@ -36,6 +38,9 @@ pub struct Args {
     #[arg(long, value_name = "FILE", num_args = 1.., required_unless_present = "explain")]
     grads: Vec<PathBuf>,
     /// Where the stepped parameters go
+    ///
+    /// An output takes its name when all of them are whole. Until then it lies beside it as `.NAME.*.partial`, which
+    /// a run that is killed leaves behind; it may be deleted.
     #[arg(long, value_name = "FILE", required_unless_present = "explain")]
     out_params: Option<PathBuf>,
     /// The state of an earlier run, to go on from
@@ -48,7 +53,7 @@ pub struct Args {
     #[arg(long, value_enum, default_value_t = Kind::Auto)]
     device: Kind,
     /// Step on the adapter with these letters in its name
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     adapter: Option<String>,
     /// Print the result as a JSON object
     #[arg(long)]
@@ -109,12 +114,10 @@ impl Job for Apply<'_> {
 
 /// A group that takes no tensor is most likely a slip of its regex.
 fn warn_of_idle_groups<R: Rule>(config: &Config<R>, inputs: &Inputs, report: &mut Report) {
-    for (number, group) in config.groups.iter().enumerate() {
+    let used: BTreeSet<usize> = inputs.params.names().map(|name| config.group_of(name)).collect();
+    for (number, group) in config.groups.iter().enumerate().filter(|(number, _)| !used.contains(number)) {
         let Some(pattern) = &group.pattern else { continue };
-        let mut names = inputs.params.names();
-        let why = if names.any(|name| config.group_of(name) == number) {
-            continue;
-        } else if inputs.params.names().any(|name| pattern.is_match(name)) {
+        let why = if inputs.params.names().any(|name| pattern.is_match(name)) {
             "matches only tensors that an earlier group takes"
         } else {
             "matches no tensor"

@@ -3,6 +3,8 @@
 
 mod layers;
 
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
@@ -12,6 +14,9 @@ use wgpu_optim::Rule;
 
 use crate::usage::usage;
 use layers::Layers;
+
+/// The most bytes of a config.
+const MAX_TEXT: u64 = 1 << 24;
 
 /// A config as it stands in its file: its keys are not checked before the rule is known.
 pub struct ConfigFile {
@@ -67,13 +72,13 @@ impl ConfigFile {
     /// Of usage: the file is the person's own writing.
     pub fn read(path: &Path) -> Result<Self> {
         let shown = path.display();
-        let text = std::fs::read_to_string(path).map_err(|error| usage!("{shown}: {error}"))?;
+        let text = read_text(path).map_err(|why| usage!("{shown}: {why}"))?;
         let mut settings: Table =
             text.parse().map_err(|error: toml::de::Error| usage!("{shown}: {}", error.to_string().trim_end()))?;
-        let rule = take_word(&mut settings, "rule")
+        let rule = take_word(&mut settings, "rule", "name")
             .and_then(|rule| rule.ok_or("the key \"rule\" is missing, as in rule = \"adam\"".into()))
             .map_err(|why| usage!("{shown}: {why}"))?;
-        let preset = take_word(&mut settings, "preset").map_err(|why| usage!("{shown}: {why}"))?;
+        let preset = take_word(&mut settings, "preset", "name").map_err(|why| usage!("{shown}: {why}"))?;
         let groups = take_groups(&mut settings).map_err(|why| usage!("{shown}: {why}"))?;
         Ok(Self { path: path.into(), rule, preset: preset.unwrap_or("pytorch".into()), settings, groups })
     }
@@ -99,11 +104,23 @@ impl ConfigFile {
     }
 }
 
-fn take_word(table: &mut Table, key: &str) -> Result<Option<String>, String> {
+/// The text of a file, which may be a pipe, but one that comes to an end.
+fn read_text(path: &Path) -> Result<String, String> {
+    let mut text = String::new();
+    let read = File::open(path).and_then(|file| file.take(MAX_TEXT + 1).read_to_string(&mut text));
+    match read {
+        Ok(read) if read as u64 > MAX_TEXT => Err(format!("longer than {MAX_TEXT} bytes, so it is no config")),
+        Ok(_) => Ok(text),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Takes the text, a `kind` of thing, that stands under a key.
+fn take_word(table: &mut Table, key: &str, kind: &str) -> Result<Option<String>, String> {
     match table.remove(key) {
         None => Ok(None),
         Some(toml::Value::String(word)) => Ok(Some(word)),
-        Some(other) => Err(format!("{key} is {other}, expected a name in quotes")),
+        Some(other) => Err(format!("{key} is {other}, expected a {kind} in quotes")),
     }
 }
 
@@ -121,7 +138,7 @@ fn take_group(number: usize, group: toml::Value) -> Result<(Regex, Table), Strin
     let toml::Value::Table(mut settings) = group else {
         return Err(place(format!("found {group}, expected a table")));
     };
-    let pattern = take_word(&mut settings, "match")
+    let pattern = take_word(&mut settings, "match", "regex")
         .and_then(|pattern| pattern.ok_or("the key \"match\" is missing, a regex on names".into()))
         .map_err(place)?;
     let pattern = Regex::new(&pattern).map_err(|error| place(format!("match is no regex: {error}")))?;

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::{BufWriter, Write};
+use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -26,6 +26,7 @@ impl Output {
     /// Where the directory cannot be written to.
     pub fn create(path: &Path) -> Result<Self> {
         let failed = || format!("cannot write {}", path.display());
+        let path = &place(path).with_context(failed)?;
         let mut prefix = OsString::from(".");
         prefix.push(path.file_name().unwrap_or_default());
         prefix.push(".");
@@ -70,8 +71,13 @@ pub fn commit(outputs: Vec<Output>) -> Result<()> {
 pub fn check_paths(inputs: &[&Path], outputs: &[(&str, &Path)]) -> Result<()> {
     for (i, (option, output)) in outputs.iter().enumerate() {
         let shown = output.display();
-        if output.file_name().is_none() {
+        if !ends_with_a_name(output) {
             return Err(usage!("{option}: {shown} is no name for a file"));
+        }
+        if output.is_symlink() && !output.exists() {
+            return Err(usage!(
+                "{option}: {shown} is a link that leads to no file; remove it, or name the file itself"
+            ));
         }
         if fs::metadata(output).is_ok_and(|about| !about.is_file()) {
             return Err(usage!("{option}: {shown} is there and is not a regular file"));
@@ -87,6 +93,17 @@ pub fn check_paths(inputs: &[&Path], outputs: &[(&str, &Path)]) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Where a file goes: what a link leads to is replaced, and the link stays.
+fn place(path: &Path) -> io::Result<PathBuf> {
+    if path.is_symlink() { path.canonicalize() } else { Ok(path.into()) }
+}
+
+/// Whether a path ends with the name of a file, which `out/` and `out/.` do not.
+fn ends_with_a_name(path: &Path) -> bool {
+    let whole = path.as_os_str().as_encoded_bytes();
+    path.file_name().is_some_and(|name| whole.ends_with(name.as_encoded_bytes()))
 }
 
 /// Whether two paths lead to one file, be it through links, or would do so if it were there.

@@ -4,7 +4,7 @@ mod dtype;
 mod header;
 
 use std::collections::HashMap;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
@@ -35,13 +35,14 @@ impl Archive {
     }
 
     fn read(path: &Path) -> Result<Self> {
-        let mut file = File::open(path)?;
-        let about = file.metadata()?;
-        if !about.is_file() {
+        // Asked before the file is opened, because opening a pipe waits for its other end.
+        if !fs::metadata(path)?.is_file() {
             bail!("not a regular file");
         }
-        let head = read_head(&mut file, about.len())?;
-        let header = Header::parse(&head[LENGTH as usize..], about.len() - head.len() as u64)?;
+        let mut file = File::open(path)?;
+        let size = file.metadata()?.len();
+        let head = read_head(&mut file, size)?;
+        let header = Header::parse(&head[LENGTH as usize..], size - head.len() as u64)?;
         let names = header.entries.iter().enumerate();
         let index = names.map(|(i, entry)| (entry.name.clone(), i)).collect();
         Ok(Self { path: path.into(), file, head, header, index })

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::Result;
+use clap::builder::NonEmptyStringValueParser;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 use wgpu_optim::envelope::{SHARE, ULPS, Worst};
@@ -21,7 +22,7 @@ use crate::report::{print, print_json};
 #[derive(clap::Args)]
 pub struct Args {
     /// An adapter with these letters in its name; by default the best there is
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     adapter: Option<String>,
     /// Print a JSON object
     #[arg(long)]

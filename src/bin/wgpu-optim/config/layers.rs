@@ -12,8 +12,17 @@ const LISTS: [&str; 3] = ["lr", "beta1", "momentum"];
 /// Tables of later versions.
 const LATER: [&str; 5] = ["clip", "scaler", "ema", "schedule", "format"];
 /// What frameworks call some settings, where that is too far from our name to be found by likeness.
-const SYNONYMS: [(&str, &str); 4] =
-    [("learning_rate", "lr"), ("betas", "beta1"), ("rho", "alpha"), ("discounting_factor", "alpha")];
+const SYNONYMS: [(&str, &str); 9] = [
+    ("learning_rate", "lr"),
+    ("betas", "beta1"),
+    ("betas", "alpha"),
+    ("b1", "beta1"),
+    ("b2", "beta2"),
+    ("alpha", "beta2"),
+    ("beta2", "alpha"),
+    ("rho", "alpha"),
+    ("discounting_factor", "alpha"),
+];
 
 /// Tables of settings, each of which changes what those before it have set.
 pub struct Layers<'a> {
@@ -73,6 +82,9 @@ impl Layers<'_> {
             return format!(
                 "{key:?} does not stand here: rule and preset are for the whole file, match for a [[group]]"
             );
+        }
+        if matches!(key, "groups" | "param_groups") {
+            return format!("there is no key {key:?}; a group is written [[group]], in double brackets");
         }
         let own: Vec<&str> = settings.settings().into_iter().map(|(name, _)| name).collect();
         let synonym = SYNONYMS.iter().find(|(theirs, ours)| *theirs == key && own.contains(ours));

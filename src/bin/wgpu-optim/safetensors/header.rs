@@ -144,8 +144,9 @@ impl<'de> Visitor<'de> for RawVisitor {
                 let fields: Fields = map.next_value().map_err(|error| about(&name, &error))?;
                 tensors.push(fields.named(name)?);
             } else if metadata.is_none() {
-                let Unique(pairs) = map.next_value().map_err(|error: M::Error| about(&name, &error))?;
-                metadata = Some(pairs);
+                // The safetensors crate takes null for no metadata.
+                let pairs: Option<Unique<String>> = map.next_value().map_err(|error| about(&name, &error))?;
+                metadata = Some(pairs.map(|Unique(pairs)| pairs).unwrap_or_default());
             } else {
                 return Err(M::Error::custom(format!("{METADATA:?} is there twice")));
             }

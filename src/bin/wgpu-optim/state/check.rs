@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Result, bail};
 use wgpu_optim::Rule;
+use wgpu_optim::rule::Value;
 
 use super::metadata::Metadata;
 use super::{STEP, key, slots_of};
@@ -50,11 +51,16 @@ impl<'a, R: Rule> Check<'a, R> {
             return Err(format!("{key:?}: {} keeps no {slot:?}, only {}", R::NAME, R::SLOTS.join(", ")));
         }
         let params = &self.inputs.params;
-        if params.get(name).is_none() {
-            let near = nearest(name, params.names()).unwrap_or_default();
-            return Err(format!("{key:?}: {} has no {name:?}; the nearest is {near:?}", params.path()));
+        match params.get(name) {
+            Some(param) if param.dtype == Dtype::F32 => Ok((name, slot)),
+            Some(param) => {
+                Err(format!("{key:?}: {name:?} is {} in {}, and only F32 has state", param.dtype, params.path()))
+            }
+            None => {
+                let near = nearest(name, params.names()).unwrap_or_default();
+                Err(format!("{key:?}: {} has no {name:?}; the nearest is {near:?}", params.path()))
+            }
         }
-        Ok((name, slot))
     }
 
     /// The slots of one tensor are those that its settings keep, each with the parameter's shape.
@@ -94,7 +100,7 @@ impl<'a, R: Rule> Check<'a, R> {
             Some(Some(step)) if step as f32 == found => Ok(step),
             Some(Some(step)) => Err(format!("{key:?} is {found}, but the metadata say {step}")),
             Some(None) => Err(format!("the metadata have no step count of {name:?}")),
-            None => exact(found).ok_or(format!("{key:?} is {found}, expected a whole number from 0 to 2^24")),
+            None => exact(found).ok_or(format!("{key:?} is {found}, expected a whole number from 0 to 2^24 - 1")),
         };
         Ok(step.map_err(|problem| self.problems.push(problem)).ok())
     }
@@ -113,6 +119,10 @@ impl<'a, R: Rule> Check<'a, R> {
         for name in counted.filter(|name| !tensors.contains_key(name.as_str())) {
             self.problems.push(format!("the metadata count the steps of {name:?}, which has no state"));
         }
+        let fresh = metadata.iter().flat_map(|metadata| &metadata.without_state);
+        for name in fresh.filter(|name| tensors.contains_key(name.as_str())) {
+            self.problems.push(format!("the metadata say that {name:?} has no state, but it is there"));
+        }
     }
 
     /// What decides which state is kept, and what it means, is what it was.
@@ -120,15 +130,12 @@ impl<'a, R: Rule> Check<'a, R> {
         let mut problems = BTreeSet::new();
         for name in names {
             let group = self.config.group_of(name);
-            let (then, now) = (metadata.settings_of(name).structure(), &self.config.groups[group].steps[0]);
-            for ((setting, then), (_, now)) in then.into_iter().zip(now.structure()) {
-                if then != now {
-                    let group = self.config.group_name(group);
-                    problems.insert(format!(
-                        "it was made with {setting} = {then}, but {group} of {} have {now}",
-                        self.config.path.display()
-                    ));
-                }
+            for (setting, then, now) in changes(metadata.settings_of(name), &self.config.groups[group].steps[0]) {
+                let group = self.config.group_name(group);
+                problems.insert(format!(
+                    "it was made with {setting} = {then}, but {group} of {} have {now}",
+                    self.config.path.display()
+                ));
             }
         }
         self.problems.extend(problems);
@@ -148,6 +155,16 @@ impl<'a, R: Rule> Check<'a, R> {
             _ => bail!("{}: the state does not fit:\n  {}", self.archive.path(), listed.join("\n  ")),
         }
     }
+}
+
+/// The settings of structure in which two differ. What only one of them has hangs on another that differs.
+fn changes<R: Rule>(then: &R, now: &R) -> Vec<(&'static str, Value, Value)> {
+    let now = now.structure();
+    let both = then.structure().into_iter().filter_map(|(setting, then)| {
+        let (_, now) = now.iter().find(|(name, _)| *name == setting)?;
+        Some((setting, then, now.clone()))
+    });
+    both.filter(|(_, then, now)| then != now).collect()
 }
 
 fn exact(step: f32) -> Option<u64> {
