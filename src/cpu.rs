@@ -121,6 +121,11 @@ impl<R: Rule, T: Real> Optimizer<R, T> {
         Ok(())
     }
 
+    /// The settings of each group.
+    pub fn groups(&self) -> &[R] {
+        self.roster.groups()
+    }
+
     /// The settings of a group.
     ///
     /// # Errors

@@ -254,6 +254,11 @@ impl<R: Rule> Optimizer<R> {
         Ok(())
     }
 
+    /// The settings of each group.
+    pub fn groups(&self) -> &[R] {
+        self.roster.groups()
+    }
+
     /// The settings of a group.
     ///
     /// # Errors
