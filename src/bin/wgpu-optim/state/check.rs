@@ -111,8 +111,11 @@ impl<'a, R: Rule> Check<'a, R> {
             let fresh = metadata.is_some_and(|metadata| metadata.without_state.contains(&member.name));
             if !fresh && !tensors.contains_key(member.name.as_str()) {
                 let kept = slots_of(&self.config.groups[member.group].steps[0]);
-                let key = key(&member.name, kept.first().unwrap_or(&STEP));
-                self.problems.push(format!("{:?} has a gradient, but {key:?} is missing", member.name));
+                let (slot, step) = (key(&member.name, kept.first().unwrap_or(&STEP)), key(&member.name, STEP));
+                self.problems.push(format!(
+                    "{:?} has a gradient, but {slot:?} is missing; to start it afresh, write it as zeros and {step:?} as 0",
+                    member.name
+                ));
             }
         }
         let counted = metadata.iter().flat_map(|metadata| metadata.steps.keys());
