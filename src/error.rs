@@ -24,6 +24,10 @@ pub enum Error {
     #[error("{what} of {name:?} has {found} elements, its parameters have {expected}")]
     Length { what: String, name: String, found: u64, expected: u64 },
 
+    /// The bytes of a transfer are more or fewer than its range.
+    #[error("{found} bytes were given for a range of {expected} bytes")]
+    Bytes { found: u64, expected: u64 },
+
     /// A shape and a length that must agree do not.
     #[error("shape {shape:?} of {name:?} has {product} elements, its range has {len}")]
     Shape { name: String, shape: Vec<u64>, product: String, len: u64 },

@@ -43,8 +43,9 @@ pub(crate) fn limits_of(device: &wgpu::Device) -> Result<plan::Limits, Error> {
     let buffers = limits.max_storage_buffers_per_shader_stage.into();
     require("max_storage_buffers_per_shader_stage", buffers, STORAGE_BUFFERS.into())?;
     require("max_bind_groups", limits.max_bind_groups.into(), 2)?;
-    let invocations = limits.max_compute_invocations_per_workgroup.min(limits.max_compute_workgroup_size_x);
+    let invocations = limits.max_compute_invocations_per_workgroup;
     require("max_compute_invocations_per_workgroup", invocations.into(), WORKGROUP)?;
+    require("max_compute_workgroup_size_x", limits.max_compute_workgroup_size_x.into(), WORKGROUP)?;
     require("max_compute_workgroups_per_dimension", limits.max_compute_workgroups_per_dimension.into(), 1)?;
     // Room for one cut piece of every slot, with the padding of an alignment.
     require("max_storage_buffer_binding_size", limits.max_storage_buffer_binding_size, 16 << 10)?;
@@ -194,18 +195,38 @@ fn layout(device: &wgpu::Device, label: &str, read_only: &[bool]) -> wgpu::BindG
 /// Native devices answer at once. A browser's answer comes later and cannot be waited for here: there it goes to
 /// the device's handler for uncaptured errors.
 pub(crate) fn guarded<T>(device: &wgpu::Device, doing: &str, make: impl FnOnce() -> T) -> Result<T, Error> {
+    let (made, objection) = attempt(device, make);
+    match objection {
+        None => Ok(made),
+        Some(wgpu::Error::OutOfMemory { source }) => {
+            Err(Error::OutOfMemory { doing: doing.into(), message: source.to_string() })
+        }
+        Some(_) if is_lost(device) => Err(lost(doing)),
+        Some(refusal) => Err(Error::Refused { doing: doing.into(), message: refusal.to_string() }),
+    }
+}
+
+fn attempt<T>(device: &wgpu::Device, make: impl FnOnce() -> T) -> (T, Option<wgpu::Error>) {
     let memory = device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
     let validation = device.push_error_scope(wgpu::ErrorFilter::Validation);
     let internal = device.push_error_scope(wgpu::ErrorFilter::Internal);
     let made = make();
     let answers = [now(internal.pop()), now(validation.pop()), now(memory.pop())];
-    match answers.into_iter().flatten().flatten().next() {
-        None => Ok(made),
-        Some(wgpu::Error::OutOfMemory { source }) => {
-            Err(Error::OutOfMemory { doing: doing.into(), message: source.to_string() })
-        }
-        Some(refusal) => Err(Error::Refused { doing: doing.into(), message: refusal.to_string() }),
-    }
+    (made, answers.into_iter().flatten().flatten().next())
+}
+
+/// Whether the device is gone. wgpu makes buffers on a lost device without a word, but minds when they are used.
+pub(crate) fn is_lost(device: &wgpu::Device) -> bool {
+    let probe = || {
+        let (label, usage) = (Some("wgpu-optim probe"), wgpu::BufferUsages::COPY_SRC);
+        let descriptor = wgpu::BufferDescriptor { label, size: 4, usage, mapped_at_creation: true };
+        device.create_buffer(&descriptor).unmap();
+    };
+    attempt(device, probe).1.is_some()
+}
+
+pub(crate) fn lost(doing: &str) -> Error {
+    Error::DeviceLost { doing: doing.into(), message: "its buffers are gone with it".into() }
 }
 
 /// What a future yields without being waited for.

@@ -7,6 +7,8 @@ use std::collections::HashSet;
 use crate::Error;
 use crate::cpu::find_all;
 use crate::kernel::{Kernels, limits_of};
+#[cfg(not(target_arch = "wasm32"))]
+use crate::kernel::{guarded, lost};
 use crate::plan::{self, Item, Place};
 use crate::record::{Buffers, Launches, Parts, bind_scalars, constant};
 use crate::roster::{Member, Roster};
@@ -101,11 +103,15 @@ impl<R: Rule> Optimizer<R> {
     /// Only what could not be known before: [`Error::OutOfMemory`]. No step is counted then.
     pub fn record(&mut self, device: &wgpu::Device, encoder: &mut wgpu::CommandEncoder) -> Result<(), Error> {
         let Some(scalars) = self.next_scalars(device)? else { return Ok(()) };
-        let label = format!("wgpu-optim {} step", R::NAME);
-        let descriptor = wgpu::ComputePassDescriptor { label: Some(&label), timestamp_writes: None };
-        self.launches.dispatch(&mut encoder.begin_compute_pass(&descriptor), &scalars);
+        self.pass(encoder, &scalars);
         self.roster.advance();
         Ok(())
+    }
+
+    fn pass(&self, encoder: &mut wgpu::CommandEncoder, scalars: &wgpu::BindGroup) {
+        let label = format!("wgpu-optim {} step", R::NAME);
+        let descriptor = wgpu::ComputePassDescriptor { label: Some(&label), timestamp_writes: None };
+        self.launches.dispatch(&mut encoder.begin_compute_pass(&descriptor), scalars);
     }
 
     /// [`record`](Self::record) into a compute pass of the caller's. It leaves its pipeline and bind groups 0
@@ -123,16 +129,20 @@ impl<R: Rule> Optimizer<R> {
     /// Records one step, submits it and waits until it is done: for scripts and tests.
     ///
     /// # Errors
-    /// As [`record`](Self::record), and [`Error::DeviceLost`].
+    /// As [`record`](Self::record), [`Error::DeviceLost`], and [`Error::Refused`] where a buffer was destroyed since.
+    /// No step is counted then.
     #[cfg(not(target_arch = "wasm32"))]
     pub fn step_blocking(&mut self, device: &wgpu::Device, queue: &wgpu::Queue) -> Result<(), Error> {
-        let mut encoder =
-            device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("wgpu-optim blocking step") });
-        self.record(device, &mut encoder)?;
-        queue.submit([encoder.finish()]);
-        device
-            .poll(wgpu::PollType::wait_indefinitely())
-            .map_err(|error| Error::DeviceLost { doing: "waiting for a step".into(), message: error.to_string() })?;
+        let Some(scalars) = self.next_scalars(device)? else { return Ok(()) };
+        let label = Some("wgpu-optim blocking step");
+        let polled = guarded(device, "a step", || {
+            let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label });
+            self.pass(&mut encoder, &scalars);
+            queue.submit([encoder.finish()]);
+            device.poll(wgpu::PollType::wait_indefinitely())
+        })?;
+        polled.map_err(|_| lost("a step"))?;
+        self.roster.advance();
         Ok(())
     }
 
@@ -175,8 +185,23 @@ impl<R: Rule> Optimizer<R> {
         self.extend(device, vec![Group::new(settings, tensors)], Some(group))
     }
 
-    /// Checks, places and launches what is new beside what is there; all or nothing.
+    /// Adds what is new beside what is there; all or nothing.
     fn extend(&mut self, device: &wgpu::Device, new: Vec<Group<R>>, into: Option<usize>) -> Result<(), Error> {
+        let extended = self.try_extend(device, new, into);
+        self.release();
+        extended
+    }
+
+    /// Lets go of buffers that nothing is bound to, be it that they have moved or that they were refused.
+    fn release(&mut self) {
+        let bound = self.tensors.iter().flat_map(|tensor| [&tensor.params, &tensor.grads]);
+        let bound = bound.filter_map(|range| self.buffers.known(range.buffer()));
+        let used: HashSet<usize> = self.launches.buffers().chain(bound).collect();
+        self.buffers.retain(&used);
+    }
+
+    /// Checks, places and launches.
+    fn try_extend(&mut self, device: &wgpu::Device, new: Vec<Group<R>>, into: Option<usize>) -> Result<(), Error> {
         self.kernels.check_device(device)?;
         let mut roster = self.roster.clone();
         let mut tensors = self.tensors.clone();
@@ -198,7 +223,7 @@ impl<R: Rule> Optimizer<R> {
             roster.add_members(named)?;
             tensors.extend(members);
         }
-        let places = places(&mut self.buffers, &tensors)?;
+        let places = self.places(&tensors)?;
         let first = self.tensors.len();
         let order = |item: usize| (places[first + item].0.span.buffer, places[first + item].0.span.offset);
         let state = self.state.extended(device, &items, &self.limits, order, &roster)?;
@@ -228,6 +253,16 @@ impl<R: Rule> Optimizer<R> {
         device: &wgpu::Device,
         grads: impl IntoIterator<Item = (&'a str, BufferRange)>,
     ) -> Result<(), Error> {
+        let rebound = self.try_rebind(device, &mut grads.into_iter());
+        self.release();
+        rebound
+    }
+
+    fn try_rebind<'a>(
+        &mut self,
+        device: &wgpu::Device,
+        grads: &mut dyn Iterator<Item = (&'a str, BufferRange)>,
+    ) -> Result<(), Error> {
         self.kernels.check_device(device)?;
         let mut tensors = self.tensors.clone();
         for (name, range) in grads {
@@ -236,7 +271,7 @@ impl<R: Rule> Optimizer<R> {
         for tensor in &tensors {
             tensor.check()?;
         }
-        let places = places(&mut self.buffers, &tensors)?;
+        let places = self.places(&tensors)?;
         let parts = Parts {
             device,
             kernels: &self.kernels,
@@ -248,10 +283,17 @@ impl<R: Rule> Optimizer<R> {
         };
         self.launches.prepare(&parts, self.roster.groups())?;
         self.tensors = tensors;
-        let bound = places.iter().flat_map(|(params, grads)| [params.span.buffer, grads.span.buffer]);
-        let used: HashSet<usize> = self.launches.buffers().chain(bound).collect();
-        self.buffers.retain(&used);
         Ok(())
+    }
+
+    /// Each tensor's places, numbered and free of overlaps.
+    fn places(&mut self, tensors: &[Tensor]) -> Result<Vec<(Place, Place)>, Error> {
+        tensors.iter().try_for_each(|tensor| self.state.check_apart(tensor))?;
+        let mut place = |range: &BufferRange| range.place(self.buffers.number(range.buffer()));
+        let places: Vec<_> = tensors.iter().map(|tensor| (place(&tensor.params), place(&tensor.grads))).collect();
+        let names: Vec<&str> = tensors.iter().map(Tensor::name).collect();
+        check_overlaps(&names, &places)?;
+        Ok(places)
     }
 
     /// The settings of each group.
@@ -336,13 +378,4 @@ impl<R: Rule> Optimizer<R> {
     pub fn dispatches(&self) -> usize {
         self.launches.len()
     }
-}
-
-/// Each tensor's places, numbered and free of overlaps.
-fn places(buffers: &mut Buffers, tensors: &[Tensor]) -> Result<Vec<(Place, Place)>, Error> {
-    let mut place = |range: &BufferRange| range.place(buffers.number(range.buffer()));
-    let places: Vec<_> = tensors.iter().map(|tensor| (place(&tensor.params), place(&tensor.grads))).collect();
-    let names: Vec<&str> = tensors.iter().map(Tensor::name).collect();
-    check_overlaps(&names, &places)?;
-    Ok(places)
 }

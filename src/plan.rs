@@ -20,7 +20,7 @@ pub const QUAD: u64 = 4;
 /// Invocations of a workgroup; 64 to 512 were alike when measured, and 256 is WebGPU's default limit.
 pub const WORKGROUP: u64 = 256;
 /// Words of a segment in the tables, `SEGMENT` in `step.wgsl`.
-const SEGMENT_WORDS: usize = 6;
+const SEGMENT_WORDS: u64 = 6;
 /// Pieces are cut at multiples of this many elements, so that every piece of an aligned tensor is aligned.
 const CUT: u64 = 64;
 /// Planes a power of two apart fall into one set of a CPU's caches; this many elements (4 KiB) between them do

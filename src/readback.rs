@@ -8,15 +8,17 @@ use std::collections::VecDeque;
 use futures_intrusive::channel::shared::{OneshotReceiver, oneshot_channel};
 
 use crate::Error;
-use crate::kernel::guarded;
+use crate::kernel::{guarded, is_lost, lost};
 pub use crate::memory::{CHUNK, RING};
 use crate::tensor::BufferRange;
 
 /// Copies `range` to the host. The buffer needs usage `COPY_SRC`.
 ///
 /// # Errors
-/// [`Error::Usage`], [`Error::OutOfMemory`], [`Error::DeviceLost`], [`Error::Readback`].
+/// [`Error::Usage`], [`Error::OutOfBounds`], [`Error::Misaligned`], [`Error::Refused`], [`Error::OutOfMemory`],
+/// [`Error::DeviceLost`], [`Error::Readback`].
 pub async fn download(device: &wgpu::Device, queue: &wgpu::Queue, range: &BufferRange) -> Result<Vec<u8>, Error> {
+    check(range, wgpu::BufferUsages::COPY_SRC)?;
     let mut bytes = Vec::with_capacity(range.size() as usize);
     download_each(device, queue, range, |chunk| bytes.extend_from_slice(chunk)).await?;
     Ok(bytes)
@@ -32,7 +34,7 @@ pub async fn download_each(
     range: &BufferRange,
     mut take: impl FnMut(&[u8]),
 ) -> Result<(), Error> {
-    require_usage(range, wgpu::BufferUsages::COPY_SRC)?;
+    check(range, wgpu::BufferUsages::COPY_SRC)?;
     let mut flight: VecDeque<Download> = VecDeque::new();
     for (offset, size) in chunks(range) {
         if flight.len() == RING
@@ -51,37 +53,43 @@ pub async fn download_each(
 /// Copies `bytes` into `range`, which must be as long. The buffer needs usage `COPY_DST`.
 ///
 /// # Errors
-/// [`Error::Length`] (in bytes), [`Error::Usage`], [`Error::DeviceLost`].
+/// [`Error::Bytes`], [`Error::Usage`], [`Error::OutOfBounds`], [`Error::Misaligned`], [`Error::Refused`],
+/// [`Error::DeviceLost`].
 pub async fn upload(
     device: &wgpu::Device,
     queue: &wgpu::Queue,
     range: &BufferRange,
     bytes: &[u8],
 ) -> Result<(), Error> {
-    require_usage(range, wgpu::BufferUsages::COPY_DST)?;
+    check(range, wgpu::BufferUsages::COPY_DST)?;
     if bytes.len() as u64 != range.size() {
-        let (what, name) = ("upload in bytes".into(), "a buffer".into());
-        return Err(Error::Length { what, name, found: bytes.len() as u64, expected: range.size() });
+        return Err(Error::Bytes { found: bytes.len() as u64, expected: range.size() });
     }
     let mut flight: VecDeque<OneshotReceiver<()>> = VecDeque::new();
     for (offset, size) in chunks(range) {
         if flight.len() == RING
             && let Some(done) = flight.pop_front()
         {
-            landed(device, done, "uploading").await?;
+            landed(device, done, UPLOADING).await?;
         }
         let start = (offset - range.offset()) as usize;
-        queue.write_buffer(range.buffer(), offset, &bytes[start..start + size as usize]);
-        queue.submit([]);
+        guarded(device, UPLOADING, || {
+            queue.write_buffer(range.buffer(), offset, &bytes[start..start + size as usize]);
+            queue.submit([]);
+        })?;
         let (sender, receiver) = oneshot_channel();
         queue.on_submitted_work_done(move || drop(sender.send(())));
         flight.push_back(receiver);
     }
     for done in flight {
-        landed(device, done, "uploading").await?;
+        landed(device, done, UPLOADING).await?;
     }
-    Ok(())
+    // A lost device takes everything and keeps nothing.
+    if is_lost(device) { Err(lost(UPLOADING)) } else { Ok(()) }
 }
+
+const UPLOADING: &str = "an upload";
+const DOWNLOADING: &str = "a download";
 
 /// [`download`] for native targets.
 ///
@@ -112,13 +120,9 @@ fn chunks(range: &BufferRange) -> impl Iterator<Item = (u64, u64)> + use<> {
     (0..size.div_ceil(CHUNK)).map(move |i| (offset + i * CHUNK, CHUNK.min(size - i * CHUNK)))
 }
 
-fn require_usage(range: &BufferRange, usage: wgpu::BufferUsages) -> Result<(), Error> {
-    let missing = usage - range.buffer().usage();
-    if missing.is_empty() {
-        return Ok(());
-    }
-    let missing = missing.iter_names().map(|(flag, _)| flag).collect::<Vec<_>>().join(" | ");
-    Err(Error::Usage { what: "bytes", name: "a transfer".into(), missing })
+fn check(range: &BufferRange, usage: wgpu::BufferUsages) -> Result<(), Error> {
+    range.check_bytes("bytes", "a transfer")?;
+    range.check_usage("bytes", "a transfer", usage)
 }
 
 /// A chunk on its way to the host.
@@ -135,7 +139,8 @@ impl Download {
         offset: u64,
         size: u64,
     ) -> Result<Self, Error> {
-        let staging = guarded(device, "a staging buffer", || {
+        let (sender, mapped) = oneshot_channel();
+        let staging = guarded(device, DOWNLOADING, || {
             let staging = device.create_buffer(&wgpu::BufferDescriptor {
                 label: Some("wgpu-optim staging"),
                 size,
@@ -146,17 +151,18 @@ impl Download {
                 device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("wgpu-optim readback") });
             encoder.copy_buffer_to_buffer(range.buffer(), offset, &staging, 0, size);
             queue.submit([encoder.finish()]);
+            staging.map_async(wgpu::MapMode::Read, .., move |result| drop(sender.send(result)));
             staging
         })?;
-        let (sender, mapped) = oneshot_channel();
-        staging.map_async(wgpu::MapMode::Read, .., move |result| drop(sender.send(result)));
         Ok(Self { staging, mapped })
     }
 
     async fn wait(self, device: &wgpu::Device, take: &mut impl FnMut(&[u8])) -> Result<(), Error> {
-        let doing = "reading back";
-        let failed = |message: String| Error::Readback { doing: doing.into(), message };
-        landed(device, self.mapped, doing).await?.map_err(|error| lost_or(device, doing, failed(error.to_string())))?;
+        let failed = |message: String| match is_lost(device) {
+            true => lost(DOWNLOADING),
+            false => Error::Readback { doing: DOWNLOADING.into(), message },
+        };
+        landed(device, self.mapped, DOWNLOADING).await?.map_err(|error| failed(error.to_string()))?;
         let view = self.staging.get_mapped_range(..).map_err(|error| failed(error.to_string()))?;
         take(&view);
         Ok(())
@@ -180,29 +186,11 @@ async fn landed<T: 'static>(device: &wgpu::Device, receiver: OneshotReceiver<T>,
             std::task::Poll::Pending
         })
         .await;
-        let lost = |message: String| Error::DeviceLost { doing: doing.into(), message };
-        sent.map_err(|error| lost(error.to_string()))?.ok_or_else(|| lost("no answer came".into()))
+        sent.map_err(|_| lost(doing))?.ok_or_else(|| lost(doing))
     }
     #[cfg(target_arch = "wasm32")]
     {
         let _ = device;
-        let lost = || Error::DeviceLost { doing: doing.into(), message: "no answer came".into() };
-        receiver.receive().await.ok_or_else(lost)
-    }
-}
-
-/// A device that is lost fails to map; nothing else says so.
-fn lost_or(device: &wgpu::Device, doing: &str, otherwise: Error) -> Error {
-    let probe = guarded(device, "a probe", || {
-        device.create_buffer(&wgpu::BufferDescriptor {
-            label: Some("wgpu-optim probe"),
-            size: 4,
-            usage: wgpu::BufferUsages::COPY_DST,
-            mapped_at_creation: false,
-        })
-    });
-    match probe {
-        Ok(_) => otherwise,
-        Err(error) => Error::DeviceLost { doing: doing.into(), message: error.to_string() },
+        receiver.receive().await.ok_or_else(|| lost(doing))
     }
 }

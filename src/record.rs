@@ -49,14 +49,13 @@ impl Launches {
         let name = |tensor: usize| parts.tensors[tensor].name().to_string();
         let planned = plan::launches(&parts.state.placement, parts.places, parts.limits, name)?;
         let missing: Vec<&Launch> = planned.iter().filter(|launch| !self.cache.contains_key(launch)).collect();
-        let tables = Tables::new(parts, &missing)?;
+        let tables = tables(parts, &missing)?;
         let mut fresh = Vec::with_capacity(missing.len());
-        for (launch, range) in missing.iter().zip(&tables.ranges) {
+        for (launch, tables) in missing.iter().zip(&tables) {
             let settings = &groups[parts.state.placement.windows[launch.window].variant];
             let pipeline = parts.kernels.pipeline(settings, launch.lanes)?;
-            let tensors = guarded(parts.device, "the bind group of a launch", || {
-                bind_tensors(parts, launch, &tables.buffer, range, R::NAME)
-            })?;
+            let tensors =
+                guarded(parts.device, "the bind group of a launch", || bind_tensors(parts, launch, tables, R::NAME))?;
             fresh.push(((*launch).clone(), Ready { pipeline, tensors, grid: launch.grid(parts.limits) }));
         }
         self.generation += 1;
@@ -98,20 +97,14 @@ impl Launches {
     }
 }
 
-fn bind_tensors(
-    parts: &Parts<'_>,
-    launch: &Launch,
-    tables: &wgpu::Buffer,
-    range: &std::ops::Range<u64>,
-    rule: &str,
-) -> wgpu::BindGroup {
+fn bind_tensors(parts: &Parts<'_>, launch: &Launch, tables: &Tables, rule: &str) -> wgpu::BindGroup {
     let window = &parts.state.placement.windows[launch.window];
     let caller = |span: &plan::Span| binding(parts.buffers.get(span.buffer), span.offset, span.size);
     let resources = [
         caller(&launch.params),
         caller(&launch.grads),
         binding(&parts.state.pages[window.page], window.offset, window.size()),
-        binding(tables, range.start, range.end - range.start),
+        binding(&tables.buffer, tables.offset, tables.size),
     ];
     bind(parts.device, &format!("wgpu-optim {rule} tensors"), parts.kernels.tensors_layout(), &resources)
 }
@@ -135,32 +128,56 @@ fn bind(
     device.create_bind_group(&wgpu::BindGroupDescriptor { label: Some(label), layout, entries: &entries })
 }
 
-/// The tables of several launches in one buffer.
+/// Where one launch's tables lie.
 struct Tables {
     buffer: wgpu::Buffer,
-    ranges: Vec<std::ops::Range<u64>>,
+    offset: u64,
+    size: u64,
 }
 
-impl Tables {
-    fn new(parts: &Parts<'_>, launches: &[&Launch]) -> Result<Self, Error> {
-        let mut words: Vec<u32> = Vec::new();
-        let mut ranges = Vec::new();
-        for launch in launches {
-            let alignment = (parts.limits.alignment / 4) as usize;
-            words.resize(words.len().next_multiple_of(alignment), 0);
-            let start = words.len() as u64 * 4;
-            words.extend(launch.tables(&parts.state.placement.windows[launch.window], parts.limits));
-            ranges.push(start..words.len() as u64 * 4);
+/// Bytes of tables that share a buffer: few buffers for many launches, none near any device's limit.
+const TABLES: usize = 1 << 20;
+
+/// The tables of each launch, in as few buffers as they fit.
+fn tables(parts: &Parts<'_>, launches: &[&Launch]) -> Result<Vec<Tables>, Error> {
+    let most = (parts.limits.binding.min(parts.limits.buffer) as usize).min(TABLES) / 4;
+    let alignment = (parts.limits.alignment / 4) as usize;
+    let mut tables: Vec<Tables> = Vec::with_capacity(launches.len());
+    let mut words: Vec<u32> = Vec::new();
+    let mut waiting = Vec::new();
+    for launch in launches {
+        let own = launch.tables(&parts.state.placement.windows[launch.window], parts.limits);
+        let start = words.len().next_multiple_of(alignment);
+        if !words.is_empty() && start + own.len() > most {
+            tables.extend(written(parts.device, &mut words, &mut waiting)?);
         }
-        let buffer = constant(parts.device, "wgpu-optim tables", &words)?;
-        Ok(Self { buffer, ranges })
+        words.resize(words.len().next_multiple_of(alignment), 0);
+        waiting.push((words.len() as u64 * 4, own.len() as u64 * 4));
+        words.extend(own);
     }
+    tables.extend(written(parts.device, &mut words, &mut waiting)?);
+    Ok(tables)
+}
+
+/// Empties what waits into one buffer.
+fn written(device: &wgpu::Device, words: &mut Vec<u32>, waiting: &mut Vec<(u64, u64)>) -> Result<Vec<Tables>, Error> {
+    let buffer = constant(device, "wgpu-optim tables", words)?;
+    words.clear();
+    Ok(waiting.drain(..).map(|(offset, size)| Tables { buffer: buffer.clone(), offset, size }).collect())
 }
 
 /// A storage buffer that is written once, now.
 pub(crate) fn constant(device: &wgpu::Device, label: &str, words: &[u32]) -> Result<wgpu::Buffer, Error> {
     let bytes: &[u8] = bytemuck::cast_slice(words);
     let size = (bytes.len() as u64).max(4);
+    let limits = device.limits();
+    let sizes = [
+        ("max_storage_buffer_binding_size", limits.max_storage_buffer_binding_size),
+        ("max_buffer_size", limits.max_buffer_size),
+    ];
+    if let Some(&(limit, available)) = sizes.iter().find(|(_, available)| *available < size) {
+        return Err(Error::Limits { limit, needed: size, available });
+    }
     let usage = wgpu::BufferUsages::STORAGE;
     let (buffer, mapped) = guarded(device, label, || {
         let descriptor = wgpu::BufferDescriptor { label: Some(label), size, usage, mapped_at_creation: true };
@@ -189,7 +206,9 @@ pub(crate) fn bind_scalars<R: Rule>(
     }
     let scalars = constant(device, "wgpu-optim scalars", &words)?;
     let resources = [scalars.as_entire_binding(), classes.as_entire_binding()];
-    Ok(bind(device, "wgpu-optim scalars", kernels.scalars_layout(), &resources))
+    guarded(device, "the scalars of a step", || {
+        bind(device, "wgpu-optim scalars", kernels.scalars_layout(), &resources)
+    })
 }
 
 /// The caller's buffers under the numbers that plans use. A number is never given twice.
@@ -211,6 +230,11 @@ impl Buffers {
         self.numbers.insert(buffer.clone(), number);
         self.by_number.insert(number, buffer.clone());
         number
+    }
+
+    /// The number of a buffer that has one.
+    pub fn known(&self, buffer: &wgpu::Buffer) -> Option<usize> {
+        self.numbers.get(buffer).copied()
     }
 
     fn get(&self, number: usize) -> &wgpu::Buffer {

@@ -5,7 +5,7 @@ use crate::kernel::guarded;
 use crate::plan::{self, Item, Placement};
 use crate::roster::Roster;
 use crate::rule::{Rule, kept_slots};
-use crate::tensor::BufferRange;
+use crate::tensor::{BufferRange, Tensor};
 
 /// Every tensor's state, and where it lies.
 #[derive(Clone, Debug, Default)]
@@ -30,6 +30,19 @@ impl State {
             state.pages.push(new_page(device, &state.placement, page, roster)?);
         }
         Ok(state)
+    }
+
+    /// Refuses a tensor that lies in these pages: what a step writes must not be what it reads as something else.
+    pub fn check_apart(&self, tensor: &Tensor) -> Result<(), Error> {
+        for (what, range) in [("parameters", tensor.params()), ("gradient", tensor.grads())] {
+            if self.pages.contains(range.buffer()) {
+                let first = "the optimizer's own state".into();
+                let second = format!("{what} of {:?}", tensor.name());
+                let (start, end) = (range.offset(), range.offset() + range.size());
+                return Err(Error::Overlap { first, second, start, end });
+            }
+        }
+        Ok(())
     }
 
     /// Where one plane of a tensor lies, in order.

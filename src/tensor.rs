@@ -69,10 +69,19 @@ impl BufferRange {
 
     /// Refuses a range that no step could use.
     fn check(&self, what: &'static str, name: &str) -> Result<(), Error> {
-        let name = || name.to_string();
         if self.size == 0 {
-            return Err(Error::Empty { what, name: name() });
+            return Err(Error::Empty { what, name: name.into() });
         }
+        self.check_bytes(what, name)?;
+        if self.len() > u64::from(u32::MAX) {
+            return Err(Error::TooLarge { what, name: name.into(), found: self.len(), limit: u32::MAX.into() });
+        }
+        self.check_usage(what, name, BufferUsages::STORAGE)
+    }
+
+    /// Refuses a range that is not whole words of its buffer.
+    pub(crate) fn check_bytes(&self, what: &'static str, name: &str) -> Result<(), Error> {
+        let name = || name.to_string();
         if !self.offset.is_multiple_of(ELEMENT) || !self.size.is_multiple_of(ELEMENT) {
             let (offset, size, multiple) = (self.offset, self.size, ELEMENT);
             return Err(Error::Misaligned { what, name: name(), offset, size, multiple });
@@ -81,15 +90,16 @@ impl BufferRange {
         if end > self.buffer.size() {
             return Err(Error::OutOfBounds { what, name: name(), end, buffer_size: self.buffer.size() });
         }
-        if self.len() > u64::from(u32::MAX) {
-            return Err(Error::TooLarge { what, name: name(), found: self.len(), limit: u32::MAX.into() });
-        }
-        let missing = BufferUsages::STORAGE - self.buffer.usage();
-        if !missing.is_empty() {
-            let missing = missing.iter_names().map(|(flag, _)| flag).collect::<Vec<_>>().join(" | ");
-            return Err(Error::Usage { what, name: name(), missing });
-        }
         Ok(())
+    }
+
+    pub(crate) fn check_usage(&self, what: &'static str, name: &str, usage: BufferUsages) -> Result<(), Error> {
+        let missing = usage - self.buffer.usage();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let missing = missing.iter_names().map(|(flag, _)| flag).collect::<Vec<_>>().join(" | ");
+        Err(Error::Usage { what, name: name.into(), missing })
     }
 }
 
@@ -162,7 +172,10 @@ impl Tensor {
 
     fn check_shape(&self) -> Result<(), Error> {
         let Some(shape) = &self.shape else { return Ok(()) };
-        let product = shape.iter().try_fold(1u64, |product, &side| product.checked_mul(side));
+        let product = match shape.contains(&0) {
+            true => Some(0),
+            false => shape.iter().try_fold(1u64, |product, &side| product.checked_mul(side)),
+        };
         if product == Some(self.params.len()) {
             return Ok(());
         }

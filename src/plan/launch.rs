@@ -105,8 +105,13 @@ impl Launch {
 
     /// Bytes of the tables.
     pub fn tables_size(&self) -> u64 {
-        (4 + (self.segments.len() * SEGMENT_WORDS) as u64 + self.groups()) * 4
+        tables_size(self.segments.len() as u64, self.groups())
     }
+}
+
+/// Bytes of the tables of so many segments and workgroups.
+fn tables_size(segments: u64, groups: u64) -> u64 {
+    (4 + segments * SEGMENT_WORDS + groups) * 4
 }
 
 /// The launches of one step. `places` gives each tensor's parameters and gradient.
@@ -220,7 +225,8 @@ impl Run {
         let params = self.params.cover(&params, limits.alignment);
         let grads = self.grads.cover(&grads, limits.alignment);
         let groups = self.groups + groups(part.piece.len);
-        let fits = params.size.max(grads.size) <= limits.usable() && groups <= limits.dispatch();
+        let tables = tables_size(self.parts.len() as u64 + 1, groups);
+        let fits = params.size.max(grads.size).max(tables) <= limits.usable() && groups <= limits.dispatch();
         if params.meets(&grads) || !fits {
             return Err(self);
         }

@@ -95,6 +95,7 @@ fn an_upload_of_another_length_is_refused_in_bytes() {
     let range = BufferRange::from(&buffer(&gpu.device, 16));
     for found in [0, 60, 68] {
         let error = refused(&gpu, &range, &vec![1; found]);
+        assert_eq!(error, Error::Bytes { found: found as u64, expected: 64 });
         let message = error.to_string();
         // Bytes are neither elements nor parameters.
         assert!(message.contains(&format!("{found} bytes")) && message.contains("64"), "{message}");
