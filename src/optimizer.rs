@@ -258,10 +258,10 @@ impl<R: Rule> Optimizer<R> {
         rebound
     }
 
-    fn try_rebind<'a>(
+    fn try_rebind(
         &mut self,
         device: &wgpu::Device,
-        grads: &mut dyn Iterator<Item = (&'a str, BufferRange)>,
+        grads: &mut dyn Iterator<Item = (&str, BufferRange)>,
     ) -> Result<(), Error> {
         self.kernels.check_device(device)?;
         let mut tensors = self.tensors.clone();

@@ -138,6 +138,20 @@ fn an_arena_steps_beside_tensors_of_the_callers_own() {
     stand.verified_step();
 }
 
+/// The last quad of a tensor in an arena reaches over its end, into padding that is the arena's.
+#[test]
+fn a_tensor_of_the_callers_in_the_padding_of_an_arena_is_refused() {
+    let Some(gpu) = gpu() else { return };
+    let arena = Arena::new(&gpu.device, [("a", 5)]).unwrap();
+    let (page, _) = &arena.pages()[0];
+    let squatter = Tensor::new("squatter", words(page, 6, 1), &buffer(&gpu.device, 1));
+    let tensors = arena.tensors().into_iter().chain([squatter]);
+    match Optimizer::new(&gpu.device, Adam::PYTORCH, tensors) {
+        Err(error) => assert!(matches!(error, wgpu_optim::Error::Overlap { .. }), "{error}"),
+        Ok(_) => panic!("two tensors are stepped in one word"),
+    }
+}
+
 #[test]
 fn parameters_and_gradients_in_one_buffer_flat() {
     let Some(gpu) = gpu() else { return };
