@@ -33,19 +33,19 @@ pub enum Error {
     Shape { name: String, shape: Vec<u64>, product: String, len: u64 },
 
     /// A tensor of no elements.
-    #[error("{what} of {name:?} is empty; leave the tensor out")]
+    #[error("{what} of {name:?}: empty; leave the tensor out")]
     Empty { what: &'static str, name: String },
 
     /// A buffer was created without a usage that the step needs.
-    #[error("buffer of the {what} of {name:?} lacks usage {missing}; create it with that usage")]
+    #[error("{what} of {name:?}: the buffer lacks usage {missing}; create it with that usage")]
     Usage { what: &'static str, name: String, missing: String },
 
     /// An offset or a size is not a whole number of elements.
-    #[error("{what} of {name:?} lie at byte {offset} with {size} bytes; both must be multiples of {multiple}")]
+    #[error("{what} of {name:?}: offset {offset} and size {size} must be multiples of {multiple} bytes")]
     Misaligned { what: &'static str, name: String, offset: u64, size: u64, multiple: u64 },
 
     /// A range reaches past the end of its buffer.
-    #[error("{what} of {name:?} end at byte {end}, their buffer at {buffer_size}")]
+    #[error("{what} of {name:?}: the range ends at byte {end}, its buffer at {buffer_size}")]
     OutOfBounds { what: &'static str, name: String, end: u64, buffer_size: u64 },
 
     /// Parameters are written, so nothing else may lie in their bytes.

@@ -24,7 +24,8 @@ pub struct MemoryPlan {
     pub launches: Vec<Launch>,
     /// Bytes of the launches' tables.
     pub tables: u64,
-    /// Bytes of the fresh buffer of one recorded step, and of each tensor's class.
+    /// Bytes of the fresh buffer of one recorded step, while the tensors of a group share a step count, and of each
+    /// tensor's class.
     pub scalars: u64,
     /// The most bytes that a transfer stages at once.
     pub staging: u64,
@@ -95,7 +96,7 @@ pub fn memory_plan<R: Rule>(groups: &[(R, Vec<(&str, u64)>)], limits: &Limits) -
         state: placement.pages,
         windows: placement.windows,
         tensors,
-        tables: launches.iter().map(Launch::tables_size).sum(),
+        tables: launches.iter().map(|launch| launch.tables_size().next_multiple_of(limits.alignment)).sum(),
         launches,
         scalars: groups.len() as u64 * row + members.len() as u64 * ELEMENT,
         staging: CHUNK * RING as u64,

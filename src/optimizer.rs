@@ -265,7 +265,11 @@ impl<R: Rule> Optimizer<R> {
     ) -> Result<(), Error> {
         self.kernels.check_device(device)?;
         let mut tensors = self.tensors.clone();
+        let mut named = HashSet::new();
         for (name, range) in grads {
+            if !named.insert(name) {
+                return Err(Error::DuplicateName { name: name.into() });
+            }
             tensors[self.roster.find(name)?].grads = range;
         }
         for tensor in &tensors {

@@ -9,8 +9,9 @@ use crate::rule::{Rule, Scalars, cast};
 use crate::state::State;
 use crate::tensor::Tensor;
 
-/// Rebinds after which an unused bind group is let go.
-const KEPT_FOR: u64 = 16;
+/// Rebinds after which an unused bind group is let go, and with it the gradients that it holds: enough for going
+/// around a few sets of buffers, and no more, for where they are fresh at every step.
+const KEPT_FOR: u64 = 4;
 
 /// A launch with all that it needs on the device.
 #[derive(Clone, Debug)]

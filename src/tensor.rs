@@ -54,7 +54,7 @@ impl BufferRange {
     }
 
     /// As a resource for a bind group of the caller's. The offset must suit the device's alignment; those of an
-    /// [`Arena`](crate::Arena) do.
+    /// [`Arena`](crate::Arena) do, and the range must not be empty.
     pub fn as_binding(&self) -> wgpu::BindingResource<'_> {
         wgpu::BindingResource::Buffer(wgpu::BufferBinding {
             buffer: &self.buffer,
@@ -72,10 +72,10 @@ impl BufferRange {
         if self.size == 0 {
             return Err(Error::Empty { what, name: name.into() });
         }
-        self.check_bytes(what, name)?;
         if self.len() > u64::from(u32::MAX) {
             return Err(Error::TooLarge { what, name: name.into(), found: self.len(), limit: u32::MAX.into() });
         }
+        self.check_bytes(what, name)?;
         self.check_usage(what, name, BufferUsages::STORAGE)
     }
 
@@ -182,7 +182,7 @@ impl Tensor {
         Err(Error::Shape {
             name: self.name.clone(),
             shape: shape.clone(),
-            product: product.map_or("more than 2^64".into(), |product| product.to_string()),
+            product: product.map_or("2^64 or more".into(), |product| product.to_string()),
             len: self.params.len(),
         })
     }
@@ -197,7 +197,9 @@ pub(crate) fn check_overlaps(names: &[&str], places: &[(Place, Place)]) -> Resul
     }
     let mut entries: Vec<Entry> = Vec::with_capacity(places.len() * 2);
     for (tensor, (params, grads)) in places.iter().enumerate() {
-        entries.push(Entry { span: params.span, tensor, written: true });
+        // With the padding that its last quad may reach over.
+        let span = Span { size: params.room, ..params.span };
+        entries.push(Entry { span, tensor, written: true });
         entries.push(Entry { span: grads.span, tensor, written: false });
     }
     entries.sort_by_key(|entry| (entry.span.buffer, entry.span.offset));

@@ -67,7 +67,8 @@ pub struct Placement {
     pub pieces: Vec<Piece>,
     /// Bytes of each page.
     pub pages: Vec<u64>,
-    tensors: usize,
+    /// Each tensor's pieces, in order.
+    of: Vec<Vec<usize>>,
 }
 
 impl Placement {
@@ -77,6 +78,8 @@ impl Placement {
         let mut tensors: Vec<usize> = (0..items.len()).collect();
         tensors.sort_by_key(|&tensor| (items[tensor].variant, order(tensor)));
         let first_page = self.pages.len();
+        let first_tensor = self.of.len();
+        self.of.resize(first_tensor + items.len(), Vec::new());
         let mut open = Open::none();
         for tensor in tensors {
             let item = &items[tensor];
@@ -89,14 +92,14 @@ impl Placement {
                 }
                 let len = rest.min(open.room(item, limits));
                 let window = self.windows.len();
-                self.pieces.push(Piece { tensor: self.tensors + tensor, window, start, len, at: open.used });
+                self.of[first_tensor + tensor].push(self.pieces.len());
+                self.pieces.push(Piece { tensor: first_tensor + tensor, window, start, len, at: open.used });
                 open.used += len.next_multiple_of(QUAD);
                 open.groups += groups(len);
                 start += len;
             }
         }
         self.close(&mut open, limits, first_page);
-        self.tensors += items.len();
     }
 
     /// Turns the open window into one with a place in a page.
@@ -118,7 +121,7 @@ impl Placement {
 
     /// The pieces of one tensor, in order.
     pub fn pieces_of(&self, tensor: usize) -> impl Iterator<Item = &Piece> {
-        self.pieces.iter().filter(move |piece| piece.tensor == tensor)
+        self.of[tensor].iter().map(|&piece| &self.pieces[piece])
     }
 }
 

@@ -187,8 +187,8 @@ impl Rule for Adam {
         range.not_negative("lr", self.lr)?;
         range.share("beta1", self.beta1)?;
         range.share("beta2", self.beta2)?;
-        range.not_negative("eps", self.eps)?;
-        range.not_negative("eps_root", self.eps_root)?;
+        range.epsilon("eps", self.eps)?;
+        range.epsilon("eps_root", self.eps_root)?;
         range.given("weight_decay", self.weight_decay)?;
         range.not_negative("weight_decay", self.weight_decay)
     }

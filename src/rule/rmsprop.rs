@@ -161,7 +161,7 @@ impl Rule for RmsProp {
         range.given("lr", self.lr)?;
         range.not_negative("lr", self.lr)?;
         range.share("alpha", self.alpha)?;
-        range.not_negative("eps", self.eps)?;
+        range.epsilon("eps", self.eps)?;
         range.given("weight_decay", self.weight_decay)?;
         range.not_negative("weight_decay", self.weight_decay)?;
         range.share("momentum", self.momentum)?;

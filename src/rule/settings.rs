@@ -161,7 +161,12 @@ impl Range {
     pub fn not_negative(&self, setting: &'static str, x: f64) -> Result<(), Error> {
         let name = setting;
         self.require(x.is_finite() && x >= 0.0, setting, x, || format!("a finite {name} >= 0"))?;
-        self.require((x as f32).is_finite(), setting, x, || "a number that f32 can hold".into())?;
+        self.require((x as f32).is_finite(), setting, x, || "a number that f32 can hold".into())
+    }
+
+    /// Not negative, and not 0 in `f32` unless 0 is what it is: an eps that vanished would let NaN in.
+    pub fn epsilon(&self, setting: &'static str, x: f64) -> Result<(), Error> {
+        self.not_negative(setting, x)?;
         self.require(x == 0.0 || x as f32 != 0.0, setting, x, || "0, or a number that is not 0 in f32".into())
     }
 

@@ -231,3 +231,12 @@ fn a_dropped_optimizer_lets_go_of_everything() {
         assert_eq!(counted.alive(), before);
     }
 }
+
+#[test]
+fn a_name_given_twice_in_one_rebind_is_refused() {
+    let Some(gpu) = gpu() else { return };
+    let mut optimizer = Optimizer::new(&gpu.device, Adam::PYTORCH, [own(&gpu.device, "w", 8)]).unwrap();
+    let fresh = || wgpu_optim::BufferRange::from(&buffer(&gpu.device, 8));
+    let error = optimizer.rebind_grads(&gpu.device, [("w", fresh()), ("w", fresh())]).unwrap_err();
+    assert_eq!(error, wgpu_optim::Error::DuplicateName { name: "w".into() });
+}

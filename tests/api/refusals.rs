@@ -91,9 +91,9 @@ fn an_empty_tensor_is_refused() {
     let some = buffer(&gpu.device, 4);
     let none = BufferRange::new(&some, 8, 0);
     let params = refusal_of(&gpu, &[Tensor::new("w", none.clone(), &some)]);
-    assert!(params.starts_with(r#"parameters of "w" "#) && params.contains("empty"), "{params}");
+    assert!(params.starts_with(r#"parameters of "w": "#) && params.contains("empty"), "{params}");
     let grads = refusal_of(&gpu, &[Tensor::new("w", &some, none.clone())]);
-    assert!(grads.starts_with(r#"gradient of "w" "#) && grads.contains("empty"), "{grads}");
+    assert!(grads.starts_with(r#"gradient of "w": "#) && grads.contains("empty"), "{grads}");
     let error = refused(&gpu, |stand| stand.optimizer.rebind_grads(&gpu.device, [("fc1.bias", none)]));
     assert_eq!(error, Error::Empty { what: "gradient", name: "fc1.bias".into() });
     let error = refused(&gpu, |_| Arena::new(&gpu.device, [("a", 3), ("b", 0)]));
@@ -108,9 +108,9 @@ fn a_buffer_that_cannot_be_bound_as_storage_is_refused() {
     let plain = buffer_for(&gpu.device, 16, wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC);
     let right = buffer(&gpu.device, 4);
     let message = refusal_of(&gpu, &[Tensor::new("w", &plain, &right)]);
-    assert_eq!(message, r#"buffer of the parameters of "w" lacks usage STORAGE; create it with that usage"#);
+    assert_eq!(message, r#"parameters of "w": the buffer lacks usage STORAGE; create it with that usage"#);
     let message = refusal_of(&gpu, &[Tensor::new("w", &right, &plain)]);
-    assert_eq!(message, r#"buffer of the gradient of "w" lacks usage STORAGE; create it with that usage"#);
+    assert_eq!(message, r#"gradient of "w": the buffer lacks usage STORAGE; create it with that usage"#);
     // Storage is all that a step needs.
     let only = [(), ()].map(|()| buffer_for(&gpu.device, 16, wgpu::BufferUsages::STORAGE));
     Optimizer::new(&gpu.device, Adam::PYTORCH, [Tensor::new("w", &only[0], &only[1])]).unwrap();
@@ -123,11 +123,11 @@ fn what_does_not_lie_on_whole_elements_is_refused() {
     let right = words(&buffer(&gpu.device, 64), 0, 2);
     for (offset, size) in [(2, 8), (4, 6), (3, 5)] {
         let odd = BufferRange::new(&some, offset, size);
-        let numbers = format!("at byte {offset} with {size} bytes; both must be multiples of 4");
+        let numbers = format!("offset {offset} and size {size} must be multiples of 4 bytes");
         let message = refusal_of(&gpu, &[Tensor::new("w", odd.clone(), right.clone())]);
-        assert!(message.starts_with(r#"parameters of "w" "#) && message.ends_with(&numbers), "{message}");
+        assert!(message.starts_with(r#"parameters of "w": "#) && message.ends_with(&numbers), "{message}");
         let message = refusal_of(&gpu, &[Tensor::new("w", right.clone(), odd)]);
-        assert!(message.starts_with(r#"gradient of "w" "#) && message.ends_with(&numbers), "{message}");
+        assert!(message.starts_with(r#"gradient of "w": "#) && message.ends_with(&numbers), "{message}");
     }
 }
 
@@ -138,8 +138,8 @@ fn what_reaches_past_its_buffer_is_refused_even_where_the_sum_wraps() {
     let right = buffer(&gpu.device, 16);
     for (offset, size, end) in [(0, 68, 68), (4, 64, 68), (64, 4, 68), (1 << 40, 4, (1_u64 << 40) + 4)] {
         let message = refusal_of(&gpu, &[Tensor::new("w", BufferRange::new(&some, offset, size), &right)]);
-        let numbers = format!("at byte {end}, their buffer at 64");
-        assert!(message.starts_with(r#"parameters of "w" "#) && message.ends_with(&numbers), "{message}");
+        let numbers = format!("ends at byte {end}, its buffer at 64");
+        assert!(message.starts_with(r#"parameters of "w": "#) && message.ends_with(&numbers), "{message}");
     }
     // 2^64 - 4 + 8 is 4.
     let wraps = BufferRange::new(&some, u64::MAX - 3, 8);
@@ -508,4 +508,14 @@ fn every_variant_of_the_error_is_produced_by_a_test() {
     for variant in variants {
         assert!(tests.contains(&format!("Error::{variant}")), "no test produces Error::{variant}");
     }
+}
+
+/// No device here has a buffer of 16 GiB, so the range is longer than its buffer, too; its length is what is told.
+#[test]
+fn a_tensor_of_2_to_the_32_elements_is_refused_by_name() {
+    let Some(gpu) = gpu() else { return };
+    let small = buffer(&gpu.device, 4);
+    let huge = || BufferRange::new(&small, 0, 4 << 32);
+    let message = refusal_of(&gpu, &[Tensor::new("w", huge(), huge())]);
+    assert_eq!(message, r#"parameters of "w": 4294967296 elements, at most 4294967295"#);
 }
