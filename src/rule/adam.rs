@@ -92,6 +92,8 @@ impl Adam {
 
     /// `keras.optimizers.Adam`: eps 1e-7 as epsilon-hat, decoupled decay.
     /// `p -= lr * sqrt(bc2) / bc1 * m / (sqrt(v) + eps)`. Source: Keras 3.15, `optimizers/adam.py`.
+    /// Keras counts steps for all tensors together; here each has its own count, which only a tensor that was left out
+    /// of a step can tell.
     pub const KERAS: Self = Self { eps: 1e-7, epsilon: AdamEpsilon::Hat, decay: Decay::Decoupled, ..Self::PYTORCH };
 
     /// `tf.keras.optimizers.legacy.Adam` (TensorFlow up to 2.10): [`KERAS`](Self::KERAS)'s formula and numbers.
