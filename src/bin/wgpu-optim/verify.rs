@@ -86,29 +86,19 @@ fn row_json(row: &Row) -> Value {
     })
 }
 
+/// The errors of each case: as a share of the largest update, in ULP, and as a share of what is allowed.
 fn table(rows: &[Row]) -> String {
     let name = |row: &Row| format!("{} {}", row.rule, row.case);
     let widest = rows.iter().map(|row| name(row).len()).max().unwrap_or(0);
-    let mut text = format!(
-        "{:widest$}  {:^25}  {:^25}\n{:widest$}  {:>9} {:>5} {:>9}  {:>9} {:>5} {:>9}\n",
-        "",
-        "against the f64 oracle",
-        "against the f32 twin",
-        "case",
-        "of update",
-        "ULP",
-        "envelope",
-        "of update",
-        "ULP",
-        "envelope",
-    );
+    let mut text = format!("{:widest$}  {:^19}  {:^19}\n", "", "from the oracle", "from the twin");
+    let columns = format!("  {:>7} {:>5} {:>5}", "update", "ULP", "limit");
+    let _ = writeln!(text, "{:widest$}{columns}{columns}", "case");
     for row in rows {
         let _ = write!(text, "{:widest$}", name(row));
-        for worst in [row.oracle, row.twin] {
-            let _ = write!(text, "  {:>9.1e} {:>5.1} {:>8.0}%", worst.share, worst.ulps, worst.envelope * 100.0);
+        for Worst { share, ulps, envelope } in [row.oracle, row.twin] {
+            let _ = write!(text, "  {share:>7.1e} {ulps:>5.1} {:>4.0}%", envelope * 100.0);
         }
-        let broken = if row.passed() { "" } else { "  BROKEN" };
-        let _ = writeln!(text, "{broken}");
+        let _ = writeln!(text, "{}", if row.passed() { "" } else { "  BROKEN" });
         if let Some(damage) = &row.damage {
             let _ = writeln!(text, "{:widest$}  {damage}", "");
         }
