@@ -86,7 +86,7 @@ impl<R: Rule, T: Real> Optimizer<R, T> {
     /// in which they were added.
     ///
     /// # Errors
-    /// [`Error::Length`], before anything has changed.
+    /// [`Error::Tensors`] or [`Error::Length`], before anything has changed.
     pub fn step(&mut self, params: &mut [&mut [T]], grads: &[&[T]]) -> Result<(), Error> {
         self.check_lengths(params, grads)?;
         let hypers: Vec<R::Hyper<T>> = self.roster.next_hypers().iter().map(cast).collect();
@@ -103,14 +103,13 @@ impl<R: Rule, T: Real> Optimizer<R, T> {
 
     fn check_lengths(&self, params: &[&mut [T]], grads: &[&[T]]) -> Result<(), Error> {
         let expected = self.roster.members().len() as u64;
-        for (what, found) in [("list of parameters", params.len()), ("list of gradients", grads.len())] {
-            if found as u64 != expected {
-                let name = "the optimizer".into();
-                return Err(Error::Length { what: what.into(), name, found: found as u64, expected });
+        for (what, found) in [("parameters", params.len() as u64), ("gradients", grads.len() as u64)] {
+            if found != expected {
+                return Err(Error::Tensors { what, found, expected });
             }
         }
         for (tensor, member) in self.roster.members().iter().enumerate() {
-            let lengths = [("parameters", params[tensor].len() as u64), ("gradient", grads[tensor].len() as u64)];
+            let lengths = [("slice", params[tensor].len() as u64), ("gradient", grads[tensor].len() as u64)];
             for (what, found) in lengths {
                 if found != member.len && !(what == "gradient" && self.roster.is_frozen(tensor)) {
                     let name = member.name.clone();

@@ -24,6 +24,10 @@ pub enum Error {
     #[error("{what} of {name:?} has {found} elements, its parameters have {expected}")]
     Length { what: String, name: String, found: u64, expected: u64 },
 
+    /// Not one slice for each tensor.
+    #[error("{found} slices of {what} were given for {expected} tensors")]
+    Tensors { what: &'static str, found: u64, expected: u64 },
+
     /// The bytes of a transfer are more or fewer than its range.
     #[error("{found} bytes were given for a range of {expected} bytes")]
     Bytes { found: u64, expected: u64 },

@@ -1,4 +1,12 @@
 #![doc = include_str!("../README.md")]
+//!
+//! [`Arena`]: crate::Arena
+//! [`Optimizer::with_groups`]: crate::Optimizer::with_groups
+//! [`readback`]: crate::readback
+//! [`memory_plan`]: crate::memory_plan
+//! [`cpu::Optimizer`]: crate::cpu::Optimizer
+//! [`Rule`]: crate::Rule
+#![cfg_attr(not(feature = "gpu"), allow(rustdoc::broken_intra_doc_links, reason = "what it tells of is switched off"))]
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
@@ -28,14 +36,19 @@ mod optimizer;
 #[cfg(all(feature = "gpu", not(target_arch = "wasm32")))]
 pub mod verify;
 
+#[doc(inline)]
 pub use error::Error;
+#[doc(inline)]
 pub use memory::{MemoryPlan, memory_plan};
+#[doc(inline)]
 pub use rule::{Adam, AdamEpsilon, AdamW, AmsgradOver, Decay, RmsProp, RmsPropEpsilon, Rule};
 #[cfg(feature = "gpu")]
+pub use wgpu;
+#[cfg(feature = "gpu")]
+#[doc(inline)]
 pub use {
     arena::Arena,
     kernel::{Kernels, required_limits},
     optimizer::{Group, Optimizer},
     tensor::{BufferRange, Tensor},
-    wgpu,
 };

@@ -9,7 +9,8 @@ pub const CHUNK: u64 = 8 << 20;
 /// Chunks that a transfer has in flight.
 pub const RING: usize = 2;
 
-/// Bytes of everything, for tensors in an [`Arena`](crate::plan::arena).
+/// Bytes of everything, for tensors in an arena in this order. For buffers of the caller's own, `state` is the same and
+/// `arena` is theirs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MemoryPlan {
     /// Bytes of each page of the arena: once for parameters, once for gradients.

@@ -24,7 +24,7 @@ pub struct Group<R> {
 }
 
 impl<R: Rule> Group<R> {
-    /// A group; its number is its place in the list it is given in.
+    /// A group. Its number is its place among the groups of its optimizer, the first being 0.
     pub fn new(settings: R, tensors: impl IntoIterator<Item = Tensor>) -> Self {
         Self { settings, tensors: tensors.into_iter().collect() }
     }
@@ -96,11 +96,15 @@ impl<R: Rule> Optimizer<R> {
 
     /// Records one step of every tensor that is not frozen, in a compute pass of its own, and counts it.
     ///
+    /// Gradients are read and left as they are: to clear or overwrite them is the caller's.
+    ///
     /// Steps may be recorded one after another into one encoder. Nothing is submitted; for an encoder that is
     /// thrown away, put the count back with [`set_step`](Self::set_step).
     ///
     /// # Errors
-    /// Only what could not be known before: [`Error::OutOfMemory`]. No step is counted then.
+    /// Only what could not be known before: [`Error::OutOfMemory`], [`Error::DeviceLost`], and [`Error::Refused`] for
+    /// another device than the optimizer's. No step is counted then. wgpu cannot tell devices of two `Instance`s
+    /// apart, and panics on such a mix.
     pub fn record(&mut self, device: &wgpu::Device, encoder: &mut wgpu::CommandEncoder) -> Result<(), Error> {
         let Some(scalars) = self.next_scalars(device)? else { return Ok(()) };
         self.pass(encoder, &scalars);

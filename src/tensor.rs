@@ -125,7 +125,8 @@ pub struct Tensor {
 }
 
 impl Tensor {
-    /// A tensor of `f32` elements. The name is the key of its state.
+    /// A tensor of `f32` elements. The name is the key of its state. Both buffers need usage `STORAGE` and nothing
+    /// else; `COPY_SRC` and `COPY_DST` are for [`readback`](crate::readback).
     pub fn new(name: impl Into<String>, params: impl Into<BufferRange>, grads: impl Into<BufferRange>) -> Self {
         Self { name: name.into(), params: params.into(), grads: grads.into(), shape: None }
     }

@@ -29,7 +29,7 @@ impl<R: Rule> Optimizer<R> {
         Ok(self.state.ranges(tensor, plane))
     }
 
-    /// Reads a slot of a tensor back.
+    /// Reads a slot of a tensor back, as the steps that are submitted left it; those only recorded are not in it.
     ///
     /// # Errors
     /// [`Error::UnknownName`], [`Error::UnknownSlot`], or as [`readback::download`].

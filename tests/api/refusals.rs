@@ -519,3 +519,20 @@ fn a_tensor_of_2_to_the_32_elements_is_refused_by_name() {
     let message = refusal_of(&gpu, &[Tensor::new("w", huge(), huge())]);
     assert_eq!(message, r#"parameters of "w": 4294967296 elements, at most 4294967295"#);
 }
+
+#[test]
+fn slices_that_do_not_fit_the_tensors_are_refused_on_the_cpu_before_anything_moves() {
+    let mut optimizer = cpu::Optimizer::<Adam, f32>::new(Adam::PYTORCH, [("a", 2), ("b", 1)]).unwrap();
+    let (mut a, mut b) = ([1.0, 2.0], [3.0]);
+    let error = optimizer.step(&mut [&mut a], &[&[0.1, 0.1], &[0.1]]).unwrap_err();
+    assert_eq!(error, Error::Tensors { what: "parameters", found: 1, expected: 2 });
+    let error = optimizer.step(&mut [&mut a, &mut b], &[&[0.1, 0.1]]).unwrap_err();
+    assert_eq!(error.to_string(), "1 slices of gradients were given for 2 tensors");
+    let error = optimizer.step(&mut [&mut a, &mut [3.0, 4.0]], &[&[0.1, 0.1], &[0.1]]).unwrap_err();
+    assert_eq!(error.to_string(), r#"slice of "b" has 2 elements, its parameters have 1"#);
+    let error = optimizer.step(&mut [&mut a, &mut b], &[&[0.1, 0.1], &[]]).unwrap_err();
+    assert_eq!(error.to_string(), r#"gradient of "b" has 0 elements, its parameters have 1"#);
+    assert_eq!((a, b, optimizer.step_of("a").unwrap()), ([1.0, 2.0], [3.0], 0));
+    optimizer.step(&mut [&mut a, &mut b], &[&[0.1, 0.1], &[0.1]]).unwrap();
+    assert_eq!(optimizer.step_of("b").unwrap(), 1);
+}
