@@ -1,6 +1,6 @@
 //! What a rule is, and the list of them.
 //!
-//! A rule is a page: its settings, its folded scalars, its update. Nothing above this floor knows one rule from
+//! A rule is a page: its settings, its folded scalars, its update. Nothing else in the crate knows one rule from
 //! another; what walks over all of them does it through [`visit`].
 
 mod adam;
@@ -36,12 +36,24 @@ pub const MAX_SLOTS: usize = 3;
 pub type Slots<T> = [T; MAX_SLOTS];
 
 /// The settings of an optimizer, and the step they describe.
+///
+/// A rule can be written outside the crate. Its WGSL is laid behind `shaders/step.wgsl` and the lanes, and holds:
+///
+/// - `struct Hyper { … }`: the fields of [`Hyper`](Rule::Hyper), all `f32`, in the same order;
+/// - `override HAS_…: bool` for each of [`switches`](Rule::switches), and `override PLANE_<SLOT>: u32` for each of
+///   [`SLOTS`](Rule::SLOTS), in capitals;
+/// - `fn update(h: Hyper, at: At)`, which reads with `load_params(at)`, `load_grads(at)` and
+///   `load_state(at, PLANE_<SLOT>)` and writes with `store_params(at, p)` and `store_state(at, PLANE_<SLOT>, s)`.
+///
+/// Values are of type `Lane`, which is `vec4<f32>` or `f32`: arithmetic mixes it with scalars, `select` and `max` want
+/// `Lane(0.0)` for a literal. [`update`](Rule::update) does the same for one element in `f32` and `f64`, and
+/// `verify::run_case` compares the two.
 pub trait Rule: Clone + Debug + PartialEq + Send + Sync + 'static {
     /// The name in files, labels and messages: `adam`.
     const NAME: &'static str;
     /// Every slot that the rule can keep, under PyTorch's names.
     const SLOTS: &'static [&'static str];
-    /// The text of `shaders/rule/NAME.wgsl`.
+    /// The update in WGSL, as described above: `shaders/rule/NAME.wgsl` for a rule of this crate.
     const WGSL: &'static str;
     /// The named constants: (rule name, framework, settings).
     const PRESETS: &'static [(&'static str, &'static str, Self)];

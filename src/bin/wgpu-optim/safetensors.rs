@@ -115,10 +115,15 @@ fn read_head(file: &mut File, size: u64) -> Result<Vec<u8>> {
     file.read_exact(&mut length)?;
     let header = u64::from_le_bytes(length);
     if header > MAX_HEADER {
-        bail!("the header's length is given as {header} bytes, at most {MAX_HEADER} are allowed");
+        bail!(
+            "the header's length is given as {header} bytes, at most {MAX_HEADER} are allowed; is it a safetensors file?"
+        );
     }
     if header > size - LENGTH {
-        bail!("the header's length is given as {header} bytes, but only {} follow", size - LENGTH);
+        bail!(
+            "the header's length is given as {header} bytes, but only {} follow; is it a whole safetensors file?",
+            size - LENGTH
+        );
     }
     let mut head = vec![0; (LENGTH + header) as usize];
     head[..LENGTH as usize].copy_from_slice(&length);
