@@ -1,11 +1,10 @@
 #![doc = include_str!("../README.md")]
 //!
-//! [`Arena`]: crate::Arena
-//! [`Optimizer::with_groups`]: crate::Optimizer::with_groups
-//! [`readback`]: crate::readback
-//! [`memory_plan`]: crate::memory_plan
-//! [`cpu::Optimizer`]: crate::cpu::Optimizer
-//! [`Rule`]: crate::Rule
+//! # Where to start
+//!
+//! For embedding: [`Optimizer`], [`Tensor`], [`Arena`], [`Group`], the settings [`Adam`], [`AdamW`] and [`RmsProp`],
+//! [`readback`] and [`memory_plan`]. Without a GPU: [`cpu::Optimizer`]. To check a device: [`verify`]. For a rule of your
+//! own: [`Rule`]. The modules [`plan`], [`envelope`], [`kernel`] and [`wgsl`] are what these are made of.
 #![cfg_attr(not(feature = "gpu"), allow(rustdoc::broken_intra_doc_links, reason = "what it tells of is switched off"))]
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
