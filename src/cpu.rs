@@ -146,7 +146,7 @@ impl<R: Rule, T: Real> Optimizer<R, T> {
     /// # Errors
     /// [`Error::UnknownName`].
     pub fn freeze<S: AsRef<str>>(&mut self, names: impl IntoIterator<Item = S>) -> Result<(), Error> {
-        let tensors = find_all(&self.roster, names)?;
+        let tensors = self.roster.find_all(names)?;
         self.roster.set_frozen(&tensors, true);
         Ok(())
     }
@@ -156,7 +156,7 @@ impl<R: Rule, T: Real> Optimizer<R, T> {
     /// # Errors
     /// [`Error::UnknownName`].
     pub fn thaw<S: AsRef<str>>(&mut self, names: impl IntoIterator<Item = S>) -> Result<(), Error> {
-        let tensors = find_all(&self.roster, names)?;
+        let tensors = self.roster.find_all(names)?;
         self.roster.set_frozen(&tensors, false);
         Ok(())
     }
@@ -232,12 +232,4 @@ fn fresh<R: Rule, T: Real>(roster: &Roster<R>, tensor: usize) -> Vec<Vec<T>> {
         false => Vec::new(),
     };
     (0..R::SLOTS.len()).map(slot).collect()
-}
-
-/// The tensors of these names, all or none.
-pub(crate) fn find_all<R: Rule, S: AsRef<str>>(
-    roster: &Roster<R>,
-    names: impl IntoIterator<Item = S>,
-) -> Result<Vec<usize>, Error> {
-    names.into_iter().map(|name| roster.find(name.as_ref())).collect()
 }

@@ -5,7 +5,6 @@ mod access;
 use std::collections::HashSet;
 
 use crate::Error;
-use crate::cpu::find_all;
 use crate::kernel::{Kernels, limits_of};
 #[cfg(not(target_arch = "wasm32"))]
 use crate::kernel::{guarded, lost};
@@ -345,7 +344,7 @@ impl<R: Rule> Optimizer<R> {
     }
 
     fn set_frozen<S: AsRef<str>>(&mut self, names: impl IntoIterator<Item = S>, frozen: bool) -> Result<(), Error> {
-        let tensors = find_all(&self.roster, names)?;
+        let tensors = self.roster.find_all(names)?;
         if self.roster.set_frozen(&tensors, frozen) {
             self.classes = None;
         }

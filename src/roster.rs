@@ -105,6 +105,11 @@ impl<R: Rule> Roster<R> {
         })
     }
 
+    /// The tensors of these names, all or none.
+    pub fn find_all<S: AsRef<str>>(&self, names: impl IntoIterator<Item = S>) -> Result<Vec<usize>, Error> {
+        names.into_iter().map(|name| self.find(name.as_ref())).collect()
+    }
+
     /// The settings that a tensor is stepped with.
     pub fn settings_of(&self, tensor: usize) -> &R {
         &self.groups[self.members[tensor].group]
