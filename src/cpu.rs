@@ -1,8 +1,12 @@
-//! The step on the CPU: the oracle in `f64`, the shader's twin in `f32`, and a fallback where there is no GPU.
+//! The step on the CPU: the oracle in `f64` and the shader's twin in `f32`.
 //!
-//! Plain on purpose: one loop over slices, in the order of the formula.
+//! Plain on purpose: one loop over slices, in the order of the formula. The feature `parallel` adds
+//! `Optimizer::step_parallel`, the same step on all cores.
+
+use std::ops::{Deref, DerefMut};
 
 use crate::Error;
+use crate::pages::Pages;
 use crate::roster::{Member, Roster, SKIP};
 use crate::rule::{MAX_SLOTS, Rule, cast};
 use crate::wgsl::Real;
@@ -14,7 +18,10 @@ use crate::wgsl::Real;
 ///
 /// # Panics
 /// Where a slice is shorter than `params`.
-pub fn step<R: Rule, T: Real>(rule: &R, h: &R::Hyper<T>, params: &mut [T], grads: &[T], slots: &mut [Vec<T>]) {
+pub fn step<R: Rule, T: Real, S>(rule: &R, h: &R::Hyper<T>, params: &mut [T], grads: &[T], slots: &mut [S])
+where
+    S: Deref<Target = [T]> + DerefMut,
+{
     let zero = T::from_f64(0.0);
     for (i, p) in params.iter_mut().enumerate() {
         let mut state = [zero; MAX_SLOTS];
@@ -44,9 +51,9 @@ pub fn step<R: Rule, T: Real>(rule: &R, h: &R::Hyper<T>, params: &mut [T], grads
 /// ```
 #[derive(Clone, Debug)]
 pub struct Optimizer<R: Rule, T: Real> {
-    roster: Roster<R>,
+    pub(crate) roster: Roster<R>,
     /// For each tensor, for each of `R::SLOTS`, its values; empty where the slot is not kept.
-    slots: Vec<Vec<Vec<T>>>,
+    pub(crate) slots: Vec<Vec<Pages<T>>>,
 }
 
 impl<R: Rule, T: Real> Optimizer<R, T> {
@@ -63,7 +70,7 @@ impl<R: Rule, T: Real> Optimizer<R, T> {
     /// Adds a group; the number of the first is 0.
     ///
     /// # Errors
-    /// [`Error::Setting`], [`Error::Empty`], [`Error::DuplicateName`].
+    /// [`Error::Setting`], [`Error::Empty`], [`Error::DuplicateName`], [`Error::OutOfMemory`].
     pub fn add_group<'a>(
         &mut self,
         settings: R,
@@ -77,8 +84,10 @@ impl<R: Rule, T: Real> Optimizer<R, T> {
             return Err(Error::Empty { what: "tensor", name: empty.name.clone() });
         }
         roster.add_members(members)?;
+        let added = self.slots.len()..roster.members().len();
+        let slots = added.map(|tensor| fresh(&roster, tensor)).collect::<Result<Vec<_>, Error>>()?;
         self.roster = roster;
-        self.slots.extend((self.slots.len()..self.roster.members().len()).map(|t| fresh(&self.roster, t)));
+        self.slots.extend(slots);
         Ok(group)
     }
 
@@ -89,19 +98,25 @@ impl<R: Rule, T: Real> Optimizer<R, T> {
     /// [`Error::Tensors`] or [`Error::Length`], before anything has changed.
     pub fn step(&mut self, params: &mut [&mut [T]], grads: &[&[T]]) -> Result<(), Error> {
         self.check_lengths(params, grads)?;
-        let hypers: Vec<R::Hyper<T>> = self.roster.next_hypers().iter().map(cast).collect();
+        let hypers = self.next_hypers();
         for (tensor, p) in params.iter_mut().enumerate() {
             let class = self.roster.class_of()[tensor];
             if class != SKIP {
                 let settings = self.roster.settings_of(tensor);
-                step(settings, &hypers[class as usize], p, grads[tensor], &mut self.slots[tensor]);
+                let mut slots: Vec<&mut [T]> = self.slots[tensor].iter_mut().map(|slot| &mut slot[..]).collect();
+                step(settings, &hypers[class as usize], p, grads[tensor], &mut slots);
             }
         }
         self.roster.advance();
         Ok(())
     }
 
-    fn check_lengths(&self, params: &[&mut [T]], grads: &[&[T]]) -> Result<(), Error> {
+    /// The scalars of the next step, one for each class.
+    pub(crate) fn next_hypers(&self) -> Vec<R::Hyper<T>> {
+        self.roster.next_hypers().iter().map(cast).collect()
+    }
+
+    pub(crate) fn check_lengths(&self, params: &[&mut [T]], grads: &[&[T]]) -> Result<(), Error> {
         let expected = self.roster.members().len() as u64;
         for (what, found) in [("parameters", params.len() as u64), ("gradients", grads.len() as u64)] {
             if found != expected {
@@ -224,12 +239,12 @@ impl<R: Rule, T: Real> Optimizer<R, T> {
 }
 
 /// The slots of a tensor that has taken no step.
-fn fresh<R: Rule, T: Real>(roster: &Roster<R>, tensor: usize) -> Vec<Vec<T>> {
+fn fresh<R: Rule, T: Real>(roster: &Roster<R>, tensor: usize) -> Result<Vec<Pages<T>>, Error> {
     let settings = roster.settings_of(tensor);
     let len = roster.members()[tensor].len as usize;
     let slot = |slot| match settings.keeps(slot) {
-        true => vec![T::from_f64(settings.initial(slot)); len],
-        false => Vec::new(),
+        true => Pages::new(len, slot + 1, T::from_f64(settings.initial(slot))),
+        false => Ok(Pages::default()),
     };
     (0..R::SLOTS.len()).map(slot).collect()
 }

@@ -211,8 +211,9 @@ fn attempt<T>(device: &wgpu::Device, make: impl FnOnce() -> T) -> (T, Option<wgp
     let validation = device.push_error_scope(wgpu::ErrorFilter::Validation);
     let internal = device.push_error_scope(wgpu::ErrorFilter::Internal);
     let made = make();
-    let answers = [now(internal.pop()), now(validation.pop()), now(memory.pop())];
-    (made, answers.into_iter().flatten().flatten().next())
+    let (internal, validation, memory) = (now(internal.pop()), now(validation.pop()), now(memory.pop()));
+    // What had no memory is invalid, and so is what was then made of it: the cause is told, not what followed.
+    (made, [memory, internal, validation].into_iter().flatten().flatten().next())
 }
 
 /// Whether the device is gone. wgpu makes buffers on a lost device without a word, but minds when they are used.

@@ -14,7 +14,10 @@ pub mod error;
 pub mod wgsl;
 pub mod rule;
 mod roster;
+pub mod pages;
 pub mod cpu;
+#[cfg(feature = "parallel")]
+mod parallel;
 pub mod envelope;
 pub mod plan;
 pub mod memory;

@@ -158,9 +158,9 @@ impl<R: Rule> Optimizer<R> {
         }
         let classes = match &self.classes {
             Some(classes) => classes.clone(),
-            None => constant(device, "wgpu-optim classes", self.roster.class_of())?,
+            None => classes(device, &self.limits, &self.roster)?,
         };
-        let scalars = bind_scalars::<R>(device, &self.kernels, &hypers, &classes)?;
+        let scalars = bind_scalars::<R>(device, &self.kernels, &self.limits, &hypers, &classes)?;
         self.classes = Some(classes);
         Ok(Some(scalars))
     }
@@ -239,8 +239,9 @@ impl<R: Rule> Optimizer<R> {
             tensors: &tensors,
             places: &places,
         };
+        let classes = classes(device, &self.limits, &roster)?;
         self.launches.prepare(&parts, roster.groups())?;
-        (self.roster, self.tensors, self.state, self.classes) = (roster, tensors, state, None);
+        (self.roster, self.tensors, self.state, self.classes) = (roster, tensors, state, Some(classes));
         Ok(())
     }
 
@@ -385,4 +386,9 @@ impl<R: Rule> Optimizer<R> {
     pub fn dispatches(&self) -> usize {
         self.launches.len()
     }
+}
+
+/// Each tensor's class, as a step reads it.
+fn classes<R: Rule>(device: &wgpu::Device, limits: &plan::Limits, roster: &Roster<R>) -> Result<wgpu::Buffer, Error> {
+    constant(device, limits, "wgpu-optim classes", roster.class_of())
 }

@@ -107,7 +107,7 @@ fn bind_tensors(parts: &Parts<'_>, launch: &Launch, tables: &Tables, rule: &str)
         binding(&parts.state.pages[window.page], window.offset, window.size()),
         binding(&tables.buffer, tables.offset, tables.size),
     ];
-    bind(parts.device, &format!("wgpu-optim {rule} tensors"), parts.kernels.tensors_layout(), &resources)
+    bind(parts.device, &format!("wgpu-optim {rule} tensors"), parts.kernels.tensors_layout(), resources)
 }
 
 fn binding(buffer: &wgpu::Buffer, offset: u64, size: u64) -> wgpu::BindingResource<'_> {
@@ -116,16 +116,15 @@ fn binding(buffer: &wgpu::Buffer, offset: u64, size: u64) -> wgpu::BindingResour
 }
 
 /// A bind group of `resources` at bindings 0, 1, …
-fn bind(
+fn bind<const N: usize>(
     device: &wgpu::Device,
     label: &str,
     layout: &wgpu::BindGroupLayout,
-    resources: &[wgpu::BindingResource<'_>],
+    resources: [wgpu::BindingResource<'_>; N],
 ) -> wgpu::BindGroup {
-    let entries: Vec<_> = (0..)
-        .zip(resources)
-        .map(|(binding, resource)| wgpu::BindGroupEntry { binding, resource: resource.clone() })
-        .collect();
+    let mut binding = 0..;
+    let entries = resources
+        .map(|resource| wgpu::BindGroupEntry { binding: binding.next().unwrap_or_default(), resource });
     device.create_bind_group(&wgpu::BindGroupDescriptor { label: Some(label), layout, entries: &entries })
 }
 
@@ -150,66 +149,85 @@ fn tables(parts: &Parts<'_>, launches: &[&Launch]) -> Result<Vec<Tables>, Error>
         let own = launch.tables(&parts.state.placement.windows[launch.window], parts.limits);
         let start = words.len().next_multiple_of(alignment);
         if !words.is_empty() && start + own.len() > most {
-            tables.extend(written(parts.device, &mut words, &mut waiting)?);
+            tables.extend(written(parts, &mut words, &mut waiting)?);
         }
         words.resize(words.len().next_multiple_of(alignment), 0);
         waiting.push((words.len() as u64 * 4, own.len() as u64 * 4));
         words.extend(own);
     }
-    tables.extend(written(parts.device, &mut words, &mut waiting)?);
+    tables.extend(written(parts, &mut words, &mut waiting)?);
     Ok(tables)
 }
 
 /// Empties what waits into one buffer.
-fn written(device: &wgpu::Device, words: &mut Vec<u32>, waiting: &mut Vec<(u64, u64)>) -> Result<Vec<Tables>, Error> {
-    let buffer = constant(device, "wgpu-optim tables", words)?;
+fn written(parts: &Parts<'_>, words: &mut Vec<u32>, waiting: &mut Vec<(u64, u64)>) -> Result<Vec<Tables>, Error> {
+    let buffer = constant(parts.device, parts.limits, "wgpu-optim tables", words)?;
     words.clear();
     Ok(waiting.drain(..).map(|(offset, size)| Tables { buffer: buffer.clone(), offset, size }).collect())
 }
 
 /// A storage buffer that is written once, now.
-pub(crate) fn constant(device: &wgpu::Device, label: &str, words: &[u32]) -> Result<wgpu::Buffer, Error> {
-    let bytes: &[u8] = bytemuck::cast_slice(words);
-    let size = (bytes.len() as u64).max(4);
-    let limits = device.limits();
-    let sizes = [
-        ("max_storage_buffer_binding_size", limits.max_storage_buffer_binding_size),
-        ("max_buffer_size", limits.max_buffer_size),
-    ];
-    if let Some(&(limit, available)) = sizes.iter().find(|(_, available)| *available < size) {
-        return Err(Error::Limits { limit, needed: size, available });
-    }
-    let usage = wgpu::BufferUsages::STORAGE;
-    let (buffer, mapped) = guarded(device, label, || {
-        let descriptor = wgpu::BufferDescriptor { label: Some(label), size, usage, mapped_at_creation: true };
-        let buffer = device.create_buffer(&descriptor);
-        let mapped = buffer.get_mapped_range_mut(..).map(|mut view| {
-            view.slice(..bytes.len()).copy_from_slice(bytes);
-        });
-        buffer.unmap();
-        (buffer, mapped)
-    })?;
-    mapped.map_err(|error| Error::OutOfMemory { doing: label.into(), message: error.to_string() })?;
+pub(crate) fn constant(
+    device: &wgpu::Device,
+    limits: &plan::Limits,
+    label: &str,
+    words: &[u32],
+) -> Result<wgpu::Buffer, Error> {
+    check_size(limits, words)?;
+    let (buffer, mapped) = guarded(device, label, || filled(device, label, words))?;
+    mapped.map_err(|error| unmapped(label, &error))?;
     Ok(buffer)
 }
 
+/// Refuses words that no storage buffer of the device can hold.
+fn check_size(limits: &plan::Limits, words: &[u32]) -> Result<(), Error> {
+    let needed = size_of_val(words) as u64;
+    let sizes = [("max_storage_buffer_binding_size", limits.binding), ("max_buffer_size", limits.buffer)];
+    match sizes.into_iter().find(|(_, available)| *available < needed) {
+        Some((limit, available)) => Err(Error::Limits { limit, needed, available }),
+        None => Ok(()),
+    }
+}
+
+/// A new storage buffer with these words in it, if wgpu had the memory; the caller guards it.
+fn filled(device: &wgpu::Device, label: &str, words: &[u32]) -> (wgpu::Buffer, Result<(), wgpu::MapRangeError>) {
+    let bytes: &[u8] = bytemuck::cast_slice(words);
+    let (size, usage) = ((bytes.len() as u64).max(4), wgpu::BufferUsages::STORAGE);
+    let descriptor = wgpu::BufferDescriptor { label: Some(label), size, usage, mapped_at_creation: true };
+    let buffer = device.create_buffer(&descriptor);
+    let mapped = buffer.get_mapped_range_mut(..).map(|mut view| view.slice(..bytes.len()).copy_from_slice(bytes));
+    buffer.unmap();
+    (buffer, mapped)
+}
+
+fn unmapped(doing: &str, error: &wgpu::MapRangeError) -> Error {
+    Error::OutOfMemory { doing: doing.into(), message: error.to_string() }
+}
+
 /// The bind group of one step: its scalars, and each tensor's class.
+///
+/// Buffer and bind group are guarded together, since error scopes are a good part of what a step costs the host.
 pub(crate) fn bind_scalars<R: Rule>(
     device: &wgpu::Device,
     kernels: &Kernels,
+    limits: &plan::Limits,
     hypers: &[R::Hyper<f64>],
     classes: &wgpu::Buffer,
 ) -> Result<wgpu::BindGroup, Error> {
+    let label = "wgpu-optim scalars";
     let mut words: Vec<u32> = Vec::new();
     for hyper in hypers {
         let hyper: R::Hyper<f32> = cast(hyper);
         words.extend(hyper.fields().into_iter().map(f32::to_bits));
     }
-    let scalars = constant(device, "wgpu-optim scalars", &words)?;
-    let resources = [scalars.as_entire_binding(), classes.as_entire_binding()];
-    guarded(device, "the scalars of a step", || {
-        bind(device, "wgpu-optim scalars", kernels.scalars_layout(), &resources)
-    })
+    check_size(limits, &words)?;
+    let (scalars, mapped) = guarded(device, label, || {
+        let (scalars, mapped) = filled(device, label, &words);
+        let resources = [scalars.as_entire_binding(), classes.as_entire_binding()];
+        (bind(device, label, kernels.scalars_layout(), resources), mapped)
+    })?;
+    mapped.map_err(|error| unmapped(label, &error))?;
+    Ok(scalars)
 }
 
 /// The caller's buffers under the numbers that plans use. A number is never given twice.

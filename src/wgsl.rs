@@ -20,6 +20,7 @@ pub trait Real:
     + Mul<Output = Self>
     + Div<Output = Self>
     + Neg<Output = Self>
+    + bytemuck::Pod
     + 'static
 {
     /// The nearest number of this type.

@@ -59,7 +59,7 @@ impl<R: Rule> Stepper<R> for Cpu<R> {
         self.optimizer.freeze(names(&self.names, absent))?;
         let mut params: Vec<&mut [f32]> = self.params.iter_mut().map(Vec::as_mut_slice).collect();
         let grads: Vec<&[f32]> = self.grads.iter().map(Vec::as_slice).collect();
-        self.optimizer.step(&mut params, &grads)?;
+        self.optimizer.step_parallel(&mut params, &grads)?;
         Ok(self.optimizer.thaw(names(&self.names, absent))?)
     }
 

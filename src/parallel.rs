@@ -1,0 +1,161 @@
+//! The step on all cores and all lanes of the CPU: one pass over parameters, gradients and state.
+//!
+//! A rule's update is the text of the twin, compiled once more for the lanes that the machine has (AVX2, NEON, …)
+//! and chosen when it runs. It computes what the twin computes, bit for bit, however many threads there are: an
+//! element depends on no other, and no multiplication is fused with an addition.
+
+use rayon::prelude::*;
+
+use crate::Error;
+use crate::cpu::Optimizer;
+use crate::roster::SKIP;
+use crate::rule::{MAX_SLOTS, Rule};
+
+/// Elements of a task, at most and at least: long enough to cost nothing to hand out, and small tensors are
+/// gathered until there are as many.
+const LONGEST: usize = 1 << 18;
+const SHORTEST: usize = 1 << 14;
+/// Tasks for each thread, so that one that is held up does not hold up the step.
+const TASKS: usize = 8;
+/// Below this many elements waking another thread costs more than it saves.
+const ALONE: usize = 1 << 15;
+
+impl<R: Rule> Optimizer<R, f32> {
+    /// [`step`](Self::step) on the threads of the current rayon pool, to the same bits: the CPU path where speed
+    /// matters. Needs the feature `parallel`.
+    ///
+    /// Cost: each parameter, gradient and slot is read once and each parameter and slot written once, at the speed
+    /// of memory; small tensors cost what one of their total length costs. For another number of threads than the
+    /// machine's, call it inside `rayon::ThreadPool::install`.
+    ///
+    /// # Errors
+    /// As [`step`](Self::step).
+    pub fn step_parallel(&mut self, params: &mut [&mut [f32]], grads: &[&[f32]]) -> Result<(), Error> {
+        self.check_lengths(params, grads)?;
+        let hypers = self.next_hypers();
+        let total = params.iter().map(|p| p.len()).sum::<usize>();
+        let task = (total / (rayon::current_num_threads() * TASKS)).clamp(SHORTEST, LONGEST);
+        let mut tasks = Tasks { task, open: 0, tasks: Vec::new() };
+        for (tensor, (p, slots)) in params.iter_mut().zip(&mut self.slots).enumerate() {
+            let class = self.roster.class_of()[tensor];
+            if class != SKIP {
+                let (rule, h) = (self.roster.settings_of(tensor), &hypers[class as usize]);
+                let mut slots = slots.iter_mut().map(|slot| &mut slot[..]);
+                let slots = std::array::from_fn(|_| slots.next().unwrap_or_default());
+                tasks.add(Piece { rule, h, params: p, grads: grads[tensor], slots });
+            }
+        }
+        tasks.run(total);
+        self.roster.advance();
+        Ok(())
+    }
+}
+
+/// Pieces of tensors, gathered so that tasks are of like length.
+struct Tasks<'a, R: Rule> {
+    task: usize,
+    /// Elements of the last task.
+    open: usize,
+    tasks: Vec<Vec<Piece<'a, R>>>,
+}
+
+impl<'a, R: Rule> Tasks<'a, R> {
+    fn add(&mut self, mut rest: Piece<'a, R>) {
+        while !rest.params.is_empty() {
+            if self.tasks.is_empty() || self.open >= self.task {
+                self.tasks.push(Vec::new());
+                self.open = 0;
+            }
+            let piece = rest.split(self.task - self.open);
+            self.open += piece.params.len();
+            if let Some(task) = self.tasks.last_mut() {
+                task.push(piece);
+            }
+        }
+    }
+
+    fn run(self, total: usize) {
+        if total < ALONE {
+            self.tasks.into_iter().flatten().for_each(Piece::step);
+        } else {
+            self.tasks.into_par_iter().for_each(|task| task.into_iter().for_each(Piece::step));
+        }
+    }
+}
+
+/// A stretch of one tensor, and how it is stepped.
+struct Piece<'a, R: Rule> {
+    rule: &'a R,
+    h: &'a R::Hyper<f32>,
+    params: &'a mut [f32],
+    grads: &'a [f32],
+    /// Empty where not kept.
+    slots: [&'a mut [f32]; MAX_SLOTS],
+}
+
+impl<'a, R: Rule> Piece<'a, R> {
+    /// Takes the first elements, as many as there are up to `len`.
+    fn split(&mut self, len: usize) -> Self {
+        let len = len.min(self.params.len());
+        let take = |from: &mut &'a mut [f32]| from.split_off_mut(..len.min(from.len())).unwrap_or_default();
+        Self {
+            rule: self.rule,
+            h: self.h,
+            params: take(&mut self.params),
+            grads: self.grads.split_off(..len).unwrap_or_default(),
+            slots: std::array::from_fn(|slot| take(&mut self.slots[slot])),
+        }
+    }
+
+    /// Steps it, by a loop that is compiled for just the slots that are kept.
+    fn step(self) {
+        let [a, b, c] = std::array::from_fn(|slot| !self.slots[slot].is_empty());
+        match (a, b, c) {
+            (false, false, false) => self.walk::<false, false, false>(),
+            (false, false, true) => self.walk::<false, false, true>(),
+            (false, true, false) => self.walk::<false, true, false>(),
+            (false, true, true) => self.walk::<false, true, true>(),
+            (true, false, false) => self.walk::<true, false, false>(),
+            (true, false, true) => self.walk::<true, false, true>(),
+            (true, true, false) => self.walk::<true, true, false>(),
+            (true, true, true) => self.walk::<true, true, true>(),
+        }
+    }
+
+    fn walk<const A: bool, const B: bool, const C: bool>(self) {
+        pulp::Arch::new().dispatch(Walk::<'_, R, A, B, C>(self));
+    }
+}
+
+/// The loop, for pulp to compile for each kind of lanes.
+struct Walk<'a, R: Rule, const A: bool, const B: bool, const C: bool>(Piece<'a, R>);
+
+impl<R: Rule, const A: bool, const B: bool, const C: bool> pulp::NullaryFnOnce for Walk<'_, R, A, B, C> {
+    type Output = ();
+
+    /// Indexed, over slices of one length known to be so: the form that becomes lanes.
+    #[inline(always)]
+    fn call(self) {
+        let Piece { rule, h, params: p, grads, slots: [a, b, c] } = self.0;
+        // By value: what lies behind a reference might change under a store, as far as the compiler knows.
+        let (rule, h, n) = (rule.clone(), *h, p.len());
+        let g = &grads[..n];
+        let a = if A { &mut a[..n] } else { a };
+        let b = if B { &mut b[..n] } else { b };
+        let c = if C { &mut c[..n] } else { c };
+        for i in 0..n {
+            let before = [if A { a[i] } else { 0.0 }, if B { b[i] } else { 0.0 }, if C { c[i] } else { 0.0 }];
+            let (moved, after) = rule.update(&h, p[i], g[i], before);
+            p[i] = moved;
+            if A {
+                a[i] = after[0];
+            }
+            if B {
+                b[i] = after[1];
+            }
+            if C {
+                c[i] = after[2];
+            }
+        }
+    }
+}
