@@ -64,6 +64,13 @@ install_mesa() {
     fi
 }
 
+# A test opens the page of `bench --html` in it.
+install_chromium() {
+    if has chromium || has chromium-browser || has google-chrome; then return; fi
+    has apt-get || has dnf || has pacman || fail "there is no Chromium here, which a test opens a page in: install one"
+    install "Chromium" chromium
+}
+
 setup() {
     has cargo || fail "cargo is missing: get Rust from https://rustup.rs or from your distribution"
     [ "$(uname -s)" = Linux ] || return 0 # Metal and DirectX 12 come with their systems.

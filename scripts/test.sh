@@ -1,12 +1,16 @@
 #!/usr/bin/env bash
 # Every test: on the adapter that wgpu picks, on the GL backend, then the builds without wgpu and for the browser, then Tint.
-# With --yes it does not ask before it installs a driver.
+# With --yes it does not ask before it installs a driver, or Chromium, which reads a page in a test.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/setup.sh
 setup
 
 export WGPU_OPTIM_REQUIRE_GPU=1 # A test that finds no adapter fails instead of being skipped.
+if [ "$(uname -s)" = Linux ]; then
+    install_chromium
+    export WGPU_OPTIM_REQUIRE_CHROMIUM=1 # So does one that finds no browser.
+fi
 wasm=wasm32-unknown-unknown
 
 say() { printf '\n== %s\n' "$*"; }

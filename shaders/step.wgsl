@@ -1,24 +1,27 @@
-// The entry point: which element an invocation owns, and with which scalars it steps.
+// The entry point: which lane an invocation owns, and with which scalars it steps.
 //
 // A kernel is three files laid end to end: this one, the lanes (quads.wgsl or words.wgsl) and one rule/NAME.wgsl.
 
 override WORKGROUP: u32 = 256u;
 
-// One launch's tables, written once: a segment is a stretch of one tensor, in whole workgroups. `words` holds
-// the segments, SEGMENT words each, and behind them the segment of each workgroup.
-struct Tables {
-    grid_width: u32,
+// Whether a dispatch steps more than one stretch of lanes, and finds them in the launch's table.
+override HAS_PLACES: bool = false;
+
+// What one dispatch steps, the same for every invocation; all but the first three in lanes.
+struct Run {
+    // The first workgroup, in the table.
+    first: u32,
+    // Workgroups that have work.
     groups: u32,
-    // Lanes from one plane of the state to the next.
+    grid_width: u32,
+    // From one plane of the state to the next.
     stride: u32,
-    segments: u32,
-    words: array<u32>,
+    // The stretch, where there is one only.
+    params: u32,
+    grads: u32,
+    state: u32,
+    lanes: u32,
 }
-
-const SEGMENT: u32 = 6u;
-
-// The class of a tensor that is left alone in this step.
-const SKIP: u32 = 0xffffffffu;
 
 // Where a lane lies in each of the three buffers.
 struct At {
@@ -27,33 +30,24 @@ struct At {
     state: u32,
 }
 
-@group(0) @binding(3) var<storage, read> tables: Tables;
+// For each workgroup its first lane in params, grads and state, and how many it has.
+@group(0) @binding(3) var<storage, read> places: array<vec4<u32>>;
+@group(0) @binding(4) var<uniform> run: Run;
 
-// One Hyper for each class of tensors that share settings and step count, and each tensor's class.
-@group(1) @binding(0) var<storage, read> scalars: array<Hyper>;
-@group(1) @binding(1) var<storage, read> classes: array<u32>;
+// The scalars of the step, those of the run's class.
+@group(1) @binding(0) var<uniform> scalars: Hyper;
 
+// Idle workgroups read what is there, and do nothing with it.
 @compute @workgroup_size(WORKGROUP)
 fn step(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
-    let index = group.y * tables.grid_width + group.x;
-    if index >= tables.groups {
-        return;
+    let index = group.y * run.grid_width + group.x;
+    var first = vec4<u32>(run.params, run.grads, run.state, run.lanes);
+    var i = index * WORKGROUP + local;
+    if HAS_PLACES {
+        first = places[run.first + index];
+        i = local;
     }
-    let segment = tables.words[tables.segments * SEGMENT + index] * SEGMENT;
-    let first_group = tables.words[segment];
-    let lanes = tables.words[segment + 1u];
-    let i = (index - first_group) * WORKGROUP + local;
-    if i >= lanes {
-        return;
+    if index < run.groups && i < first.w {
+        update(scalars, At(first.x + i, first.y + i, first.z + i));
     }
-    let row = classes[tables.words[segment + 2u]];
-    if row == SKIP {
-        return;
-    }
-    let at = At(
-        tables.words[segment + 3u] + i,
-        tables.words[segment + 4u] + i,
-        tables.words[segment + 5u] + i,
-    );
-    update(scalars[row], at);
 }

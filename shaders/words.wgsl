@@ -20,9 +20,9 @@ fn load_grads(at: At) -> Lane {
 }
 
 fn load_state(at: At, plane: u32) -> Lane {
-    return bitcast<f32>(state[at.state + plane * tables.stride]);
+    return bitcast<f32>(state[at.state + plane * run.stride]);
 }
 
 fn store_state(at: At, plane: u32, s: Lane) {
-    state[at.state + plane * tables.stride] = bitcast<u32>(s);
+    state[at.state + plane * run.stride] = bitcast<u32>(s);
 }

@@ -17,10 +17,11 @@ pub fn text<R: Rule>(lanes: Lanes) -> String {
     [include_str!("../shaders/step.wgsl"), lanes, R::WGSL].join("\n")
 }
 
-/// The values of a kernel's overrides for these settings.
-pub fn overrides<R: Rule>(settings: &R) -> Vec<(String, f64)> {
+/// The values of a kernel's overrides for these settings, and for a run that does or does not read the table.
+pub fn overrides<R: Rule>(settings: &R, places: bool) -> Vec<(String, f64)> {
     let mut overrides = vec![("WORKGROUP".to_string(), WORKGROUP as f64)];
-    overrides.extend(settings.switches().iter().map(|(name, on)| (name.to_string(), f64::from(u8::from(*on)))));
+    let switches = settings.switches().into_iter().chain([("HAS_PLACES", places)]);
+    overrides.extend(switches.map(|(name, on)| (name.to_string(), f64::from(u8::from(on)))));
     for (plane, slot) in kept_slots(settings).into_iter().enumerate() {
         overrides.push((format!("PLANE_{}", R::SLOTS[slot].to_uppercase()), plane as f64));
     }
@@ -28,7 +29,7 @@ pub fn overrides<R: Rule>(settings: &R) -> Vec<(String, f64)> {
 }
 
 /// Storage buffers that a step binds.
-const STORAGE_BUFFERS: u32 = 6;
+const STORAGE_BUFFERS: u32 = 4;
 
 /// What the step needs of a device; every device opened at WebGPU's defaults has it.
 ///
@@ -42,6 +43,10 @@ pub(crate) fn limits_of(device: &wgpu::Device) -> Result<plan::Limits, Error> {
     };
     let buffers = limits.max_storage_buffers_per_shader_stage.into();
     require("max_storage_buffers_per_shader_stage", buffers, STORAGE_BUFFERS.into())?;
+    let dynamic = limits.max_dynamic_uniform_buffers_per_pipeline_layout;
+    require("max_uniform_buffers_per_shader_stage", limits.max_uniform_buffers_per_shader_stage.into(), 2)?;
+    require("max_dynamic_uniform_buffers_per_pipeline_layout", dynamic.into(), 1)?;
+    require("max_uniform_buffer_binding_size", limits.max_uniform_buffer_binding_size, 256)?;
     require("max_bind_groups", limits.max_bind_groups.into(), 2)?;
     let invocations = limits.max_compute_invocations_per_workgroup;
     require("max_compute_invocations_per_workgroup", invocations.into(), WORKGROUP)?;
@@ -106,8 +111,12 @@ impl Kernels {
     pub fn new(device: &wgpu::Device) -> Result<Self, Error> {
         limits_of(device)?;
         guarded(device, "the layouts of the step", || {
-            let tensors = layout(device, "wgpu-optim tensors layout", &[false, false, false, true]);
-            let scalars = layout(device, "wgpu-optim scalars layout", &[true, true]);
+            let uniform = |has_dynamic_offset| (wgpu::BufferBindingType::Uniform, has_dynamic_offset);
+            let storage = |read_only| (wgpu::BufferBindingType::Storage { read_only }, false);
+            let (written, read) = (storage(false), storage(true));
+            let buffers = [written, written, written, read, uniform(false)];
+            let tensors = layout(device, "wgpu-optim tensors layout", &buffers);
+            let scalars = layout(device, "wgpu-optim scalars layout", &[uniform(true)]);
             let layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
                 label: Some("wgpu-optim step layout"),
                 bind_group_layouts: &[Some(&tensors), Some(&scalars)],
@@ -138,8 +147,13 @@ impl Kernels {
     }
 
     /// The pipeline that steps with these settings, compiled the first time it is asked for.
-    pub(crate) fn pipeline<R: Rule>(&self, settings: &R, lanes: Lanes) -> Result<wgpu::ComputePipeline, Error> {
-        let overrides = overrides(settings);
+    pub(crate) fn pipeline<R: Rule>(
+        &self,
+        settings: &R,
+        lanes: Lanes,
+        places: bool,
+    ) -> Result<wgpu::ComputePipeline, Error> {
+        let overrides = overrides(settings, places);
         let bits = overrides.iter().map(|(name, value)| (name.clone(), value.to_bits())).collect();
         let key = Key { rule: R::NAME, lanes, overrides: bits };
         let mut pipelines = self.inner.pipelines.lock().unwrap_or_else(PoisonError::into_inner);
@@ -174,19 +188,15 @@ impl Kernels {
     }
 }
 
-/// Storage bindings from 0 on, each read-only or not.
-fn layout(device: &wgpu::Device, label: &str, read_only: &[bool]) -> wgpu::BindGroupLayout {
-    let entry = |(binding, &read_only): (usize, &bool)| wgpu::BindGroupLayoutEntry {
+/// Bindings from 0 on, each with whether its offset is dynamic.
+fn layout(device: &wgpu::Device, label: &str, buffers: &[(wgpu::BufferBindingType, bool)]) -> wgpu::BindGroupLayout {
+    let entry = |(binding, &(ty, has_dynamic_offset)): (usize, &_)| wgpu::BindGroupLayoutEntry {
         binding: binding as u32,
         visibility: wgpu::ShaderStages::COMPUTE,
-        ty: wgpu::BindingType::Buffer {
-            ty: wgpu::BufferBindingType::Storage { read_only },
-            has_dynamic_offset: false,
-            min_binding_size: None,
-        },
+        ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset, min_binding_size: None },
         count: None,
     };
-    let entries: Vec<_> = read_only.iter().enumerate().map(entry).collect();
+    let entries: Vec<_> = buffers.iter().enumerate().map(entry).collect();
     device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: Some(label), entries: &entries })
 }
 

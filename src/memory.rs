@@ -1,11 +1,13 @@
 //! What an optimizer takes of a device, told before it is taken.
 
 use crate::Error;
-use crate::plan::{ELEMENT, Item, Launch, Limits, Place, Placement, QUAD, Span, Window, arena, launches};
-use crate::rule::{Rule, Scalars, kept_slots, variant};
+use crate::plan::{ELEMENT, Item, Launch, Limits, Place, Placement, QUAD, Run, Span, Window, arena, launches};
+use crate::rule::{Rule, kept_slots, variant};
 
 /// Bytes of a chunk on its way between host and device.
 pub const CHUNK: u64 = 8 << 20;
+/// Bytes from one row of a uniform buffer to the next: what WebGPU aligns offsets to by default, and no device more.
+pub(crate) const ROW: u64 = 256;
 /// Chunks that a transfer has in flight.
 pub const RING: usize = 2;
 
@@ -21,12 +23,13 @@ pub struct MemoryPlan {
     pub windows: Vec<Window>,
     /// Each tensor, in the order given.
     pub tensors: Vec<TensorMemory>,
-    /// The dispatches of a step.
+    /// What is bound together in a step.
     pub launches: Vec<Launch>,
-    /// Bytes of the launches' tables.
+    /// The dispatches of a step while the tensors of a group share a step count, each with its launch's number.
+    pub dispatches: Vec<(usize, Run)>,
+    /// Bytes of the launches' tables, and of what each dispatch reads besides.
     pub tables: u64,
-    /// Bytes of the fresh buffer of one recorded step, while the tensors of a group share a step count, and of each
-    /// tensor's class.
+    /// Bytes of the fresh buffer of one recorded step, while the tensors of a group share a step count.
     pub scalars: u64,
     /// The most bytes that a transfer stages at once.
     pub staging: u64,
@@ -71,7 +74,7 @@ pub fn memory_plan<R: Rule>(groups: &[(R, Vec<(&str, u64)>)], limits: &Limits) -
     let layout = arena(&named, limits)?;
     let item = |&(group, _, len): &(usize, &str, u64)| {
         let slots = kept_slots(&settings[group]).len() as u64;
-        Item { variant: variant(&settings, group), slots, len }
+        Item { variant: variant(&settings, group), group, slots, len }
     };
     let items: Vec<Item> = members.iter().map(item).collect();
     let mut placement = Placement::default();
@@ -91,15 +94,20 @@ pub fn memory_plan<R: Rule>(groups: &[(R, Vec<(&str, u64)>)], limits: &Limits) -
             windows,
         })
         .collect();
-    let row = <R::Hyper<f32> as Scalars<f32>>::FIELDS.len() as u64 * ELEMENT;
+    let class_of: Vec<u32> = members.iter().map(|&(group, ..)| group as u32).collect();
+    let runs =
+        |(number, launch): (usize, &Launch)| launch.runs(&class_of, u32::MAX).into_iter().map(move |run| (number, run));
+    let dispatches: Vec<(usize, Run)> = launches.iter().enumerate().flat_map(runs).collect();
+    let tables: u64 = launches.iter().map(|launch| launch.table_size().next_multiple_of(ROW)).sum();
     Ok(MemoryPlan {
         arena: layout.pages,
         state: placement.pages,
         windows: placement.windows,
         tensors,
-        tables: launches.iter().map(|launch| launch.tables_size().next_multiple_of(limits.alignment)).sum(),
+        tables: tables + dispatches.len() as u64 * ROW,
+        dispatches,
         launches,
-        scalars: groups.len() as u64 * row + members.len() as u64 * ELEMENT,
+        scalars: groups.len() as u64 * ROW,
         staging: CHUNK * RING as u64,
     })
 }

@@ -9,7 +9,7 @@ use crate::kernel::{Kernels, limits_of};
 #[cfg(not(target_arch = "wasm32"))]
 use crate::kernel::{guarded, lost};
 use crate::plan::{self, Item, Place};
-use crate::record::{Buffers, Launches, Parts, bind_scalars, constant};
+use crate::record::{Buffers, Launches, Parts, bind_scalars};
 use crate::roster::{Member, Roster};
 use crate::rule::{Rule, kept_slots, variant};
 use crate::state::State;
@@ -43,12 +43,16 @@ pub struct Optimizer<R: Rule> {
     state: State,
     buffers: Buffers,
     launches: Launches,
-    /// Each tensor's class; `None` once they have changed.
-    classes: Option<wgpu::Buffer>,
+    /// Whether the launches are sorted by the roster's classes as they are.
+    classified: bool,
 }
 
 impl<R: Rule> Optimizer<R> {
     /// One group of tensors. Compiles the kernels, allocates the state, submits nothing.
+    ///
+    /// The first step, too, makes its scalars and nothing else. What a driver puts off until a kernel is
+    /// first submitted stays with the first submit: some compile for the machine only there, unless they find the
+    /// kernel in their cache on disk.
     ///
     /// # Errors
     /// Everything that can be wrong with a setting, a tensor or a limit is refused here: see [`Error`].
@@ -82,7 +86,7 @@ impl<R: Rule> Optimizer<R> {
             state: State::default(),
             buffers: Buffers::default(),
             launches: Launches::default(),
-            classes: None,
+            classified: false,
         };
         optimizer.extend(device, groups.into_iter().collect(), None)?;
         Ok(optimizer)
@@ -156,13 +160,13 @@ impl<R: Rule> Optimizer<R> {
         if hypers.is_empty() {
             return Ok(None);
         }
-        let classes = match &self.classes {
-            Some(classes) => classes.clone(),
-            None => classes(device, &self.limits, &self.roster)?,
-        };
-        let scalars = bind_scalars::<R>(device, &self.kernels, &self.limits, &hypers, &classes)?;
-        self.classes = Some(classes);
-        Ok(Some(scalars))
+        if !self.classified {
+            let Self { kernels, limits, buffers, state, launches, roster, .. } = self;
+            let parts = Parts { device, kernels, limits, buffers, state };
+            launches.classify(&parts, roster)?;
+            self.classified = true;
+        }
+        bind_scalars::<R>(device, &self.kernels, &self.limits, &hypers).map(Some)
     }
 
     /// Adds a group to a running optimizer and returns its number. What is there stays as it is.
@@ -221,7 +225,7 @@ impl<R: Rule> Optimizer<R> {
                 tensor.check()?;
                 let len = tensor.params.len();
                 named.push(Member::new(tensor.name().into(), len, group));
-                items.push(Item { variant, slots, len });
+                items.push(Item { variant, group, slots, len });
             }
             roster.add_members(named)?;
             tensors.extend(members);
@@ -230,18 +234,10 @@ impl<R: Rule> Optimizer<R> {
         let first = self.tensors.len();
         let order = |item: usize| (places[first + item].0.span.buffer, places[first + item].0.span.offset);
         let state = self.state.extended(device, &items, &self.limits, order, &roster)?;
-        let parts = Parts {
-            device,
-            kernels: &self.kernels,
-            limits: &self.limits,
-            buffers: &self.buffers,
-            state: &state,
-            tensors: &tensors,
-            places: &places,
-        };
-        let classes = classes(device, &self.limits, &roster)?;
-        self.launches.prepare(&parts, roster.groups())?;
-        (self.roster, self.tensors, self.state, self.classes) = (roster, tensors, state, Some(classes));
+        let Self { kernels, limits, buffers, launches, .. } = self;
+        let parts = Parts { device, kernels, limits, buffers, state: &state };
+        launches.prepare(&parts, &tensors, &places, &roster)?;
+        (self.roster, self.tensors, self.state, self.classified) = (roster, tensors, state, true);
         Ok(())
     }
 
@@ -280,17 +276,10 @@ impl<R: Rule> Optimizer<R> {
             tensor.check()?;
         }
         let places = self.places(&tensors)?;
-        let parts = Parts {
-            device,
-            kernels: &self.kernels,
-            limits: &self.limits,
-            buffers: &self.buffers,
-            state: &self.state,
-            tensors: &tensors,
-            places: &places,
-        };
-        self.launches.prepare(&parts, self.roster.groups())?;
-        self.tensors = tensors;
+        let Self { kernels, limits, buffers, state, launches, roster, .. } = self;
+        let parts = Parts { device, kernels, limits, buffers, state };
+        launches.prepare(&parts, &tensors, &places, roster)?;
+        (self.tensors, self.classified) = (tensors, true);
         Ok(())
     }
 
@@ -318,13 +307,18 @@ impl<R: Rule> Optimizer<R> {
     }
 
     /// Gives a group other numbers from the next recorded step on. Costs no pipeline, no bind group of tensors,
-    /// no wait.
+    /// no wait, unless it turns a term of the update on or off (a `weight_decay` from or to 0): the next step then
+    /// compiles the kernel that has it, once.
     ///
     /// # Errors
     /// [`Error::UnknownGroup`], [`Error::Setting`], [`Error::Structure`] for a setting that decides which state
     /// is kept.
     pub fn retune(&mut self, group: usize, settings: R) -> Result<(), Error> {
-        self.roster.retune(group, settings)
+        let switches = settings.switches();
+        let same = self.roster.group(group)?.switches() == switches;
+        self.roster.retune(group, settings)?;
+        self.classified &= same;
+        Ok(())
     }
 
     /// Leaves the named tensors, their state and their step counts alone until they are thawed, as PyTorch does
@@ -347,7 +341,7 @@ impl<R: Rule> Optimizer<R> {
     fn set_frozen<S: AsRef<str>>(&mut self, names: impl IntoIterator<Item = S>, frozen: bool) -> Result<(), Error> {
         let tensors = self.roster.find_all(names)?;
         if self.roster.set_frozen(&tensors, frozen) {
-            self.classes = None;
+            self.classified = false;
         }
         Ok(())
     }
@@ -367,14 +361,14 @@ impl<R: Rule> Optimizer<R> {
     pub fn set_step(&mut self, name: &str, step: u64) -> Result<(), Error> {
         let tensor = self.roster.find(name)?;
         self.roster.set_step([tensor], step);
-        self.classes = None;
+        self.classified = false;
         Ok(())
     }
 
     /// [`set_step`](Self::set_step) for every tensor.
     pub fn set_all_steps(&mut self, step: u64) {
         self.roster.set_step(0..self.tensors.len(), step);
-        self.classes = None;
+        self.classified = false;
     }
 
     /// The tensors, in the order in which they were added.
@@ -386,9 +380,4 @@ impl<R: Rule> Optimizer<R> {
     pub fn dispatches(&self) -> usize {
         self.launches.len()
     }
-}
-
-/// Each tensor's class, as a step reads it.
-fn classes<R: Rule>(device: &wgpu::Device, limits: &plan::Limits, roster: &Roster<R>) -> Result<wgpu::Buffer, Error> {
-    constant(device, limits, "wgpu-optim classes", roster.class_of())
 }

@@ -23,7 +23,11 @@ pub struct Pages<T>(Memory<T>);
 enum Memory<T> {
     Heap(Vec<T>),
     #[cfg(feature = "parallel")]
-    Mapped { map: memmap2::MmapMut, start: usize, len: usize },
+    Mapped {
+        map: memmap2::MmapMut,
+        start: usize,
+        len: usize,
+    },
 }
 
 impl<T: Real> Pages<T> {
@@ -77,9 +81,7 @@ impl<T: Real> Deref for Pages<T> {
         match &self.0 {
             Memory::Heap(values) => values,
             #[cfg(feature = "parallel")]
-            Memory::Mapped { map, start, len } => {
-                bytemuck::cast_slice(&map[*start..*start + len * size_of::<T>()])
-            }
+            Memory::Mapped { map, start, len } => bytemuck::cast_slice(&map[*start..*start + len * size_of::<T>()]),
         }
     }
 }

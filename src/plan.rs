@@ -2,16 +2,19 @@
 //!
 //! First each tensor's state is *placed*: cut into pieces that fit a binding, gathered into windows (all slots of
 //! a window lie in one stretch of a buffer, as planes), and the windows into pages. Placement never changes.
-//! Then the pieces are *launched*: those whose parameters and gradients can be bound together become one
-//! dispatch with a table of segments. That is done again whenever gradients move.
+//! Then the pieces are *launched*: those whose parameters and gradients can be bound together share a table, and
+//! that is done again whenever gradients move. A launch is *run* by one dispatch for each stretch of tensors that
+//! share a class, which is decided again when classes change.
 
 mod arena;
 mod launch;
 mod placement;
+mod run;
 
 pub use arena::{ArenaLayout, arena};
 pub use launch::{Lanes, Launch, Place, Segment, launches};
 pub use placement::{Item, Piece, Placement, Window};
+pub use run::Run;
 
 /// Bytes of an element.
 pub const ELEMENT: u64 = 4;
@@ -19,8 +22,6 @@ pub const ELEMENT: u64 = 4;
 pub const QUAD: u64 = 4;
 /// Invocations of a workgroup; 64 to 512 were alike when measured, and 256 is WebGPU's default limit.
 pub const WORKGROUP: u64 = 256;
-/// Words of a segment in the tables, `SEGMENT` in `step.wgsl`.
-const SEGMENT_WORDS: u64 = 6;
 /// Pieces are cut at multiples of this many elements, so that every piece of an aligned tensor is aligned.
 const CUT: u64 = 64;
 /// Planes a power of two apart fall into one set of a CPU's caches; this many elements (4 KiB) between them do

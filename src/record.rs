@@ -4,7 +4,9 @@ use std::collections::HashMap;
 
 use crate::Error;
 use crate::kernel::{Kernels, guarded};
-use crate::plan::{self, Launch, Place};
+use crate::memory;
+use crate::plan::{self, Launch, Place, Run};
+use crate::roster::{Roster, SKIP};
 use crate::rule::{Rule, Scalars, cast};
 use crate::state::State;
 use crate::tensor::Tensor;
@@ -13,25 +15,38 @@ use crate::tensor::Tensor;
 /// around a few sets of buffers, and no more, for where they are fresh at every step.
 const KEPT_FOR: u64 = 4;
 
-/// A launch with all that it needs on the device.
+/// One dispatch, with all that it needs on the device.
 #[derive(Clone, Debug)]
-struct Ready {
+struct Step {
     pipeline: wgpu::ComputePipeline,
     tensors: wgpu::BindGroup,
+    class: u32,
     grid: (u32, u32),
 }
 
-/// The launches of a step.
+/// What is kept of a launch.
+#[derive(Clone, Debug)]
+struct Kept {
+    table: Slice,
+    /// The bind groups of its runs, whatever their class.
+    runs: HashMap<Run, wgpu::BindGroup>,
+    /// The last generation in which it was planned.
+    used: u64,
+}
+
+/// The dispatches of a step.
 ///
 /// Gradients may come back to places where they were before, so bind groups are kept for some rebinds, by launch.
 #[derive(Debug, Default)]
 pub(crate) struct Launches {
-    current: Vec<Ready>,
-    cache: HashMap<Launch, (Ready, u64)>,
+    planned: Vec<Launch>,
+    steps: Vec<Step>,
+    cache: HashMap<Launch, Kept>,
     generation: u64,
 }
 
 /// What launches are made ready from.
+#[derive(Clone, Copy)]
 pub(crate) struct Parts<'a> {
     pub device: &'a wgpu::Device,
     pub kernels: &'a Kernels,
@@ -39,38 +54,52 @@ pub(crate) struct Parts<'a> {
     /// The buffers that spans count.
     pub buffers: &'a Buffers,
     pub state: &'a State,
-    pub tensors: &'a [Tensor],
-    /// Each tensor's parameters and gradient.
-    pub places: &'a [(Place, Place)],
 }
 
 impl Launches {
-    /// Plans the next steps, and makes what they dispatch.
-    pub fn prepare<R: Rule>(&mut self, parts: &Parts<'_>, groups: &[R]) -> Result<(), Error> {
-        let name = |tensor: usize| parts.tensors[tensor].name().to_string();
-        let planned = plan::launches(&parts.state.placement, parts.places, parts.limits, name)?;
+    /// Plans the next steps, and makes what they dispatch. `places` are each tensor's parameters and gradient.
+    pub fn prepare<R: Rule>(
+        &mut self,
+        parts: &Parts<'_>,
+        tensors: &[Tensor],
+        places: &[(Place, Place)],
+        roster: &Roster<R>,
+    ) -> Result<(), Error> {
+        let name = |tensor: usize| tensors[tensor].name().to_string();
+        let planned = plan::launches(&parts.state.placement, places, parts.limits, name)?;
         let missing: Vec<&Launch> = planned.iter().filter(|launch| !self.cache.contains_key(launch)).collect();
-        let tables = tables(parts, &missing)?;
-        let mut fresh = Vec::with_capacity(missing.len());
-        for (launch, tables) in missing.iter().zip(&tables) {
-            let settings = &groups[parts.state.placement.windows[launch.window].variant];
-            let pipeline = parts.kernels.pipeline(settings, launch.lanes)?;
-            let tensors =
-                guarded(parts.device, "the bind group of a launch", || bind_tensors(parts, launch, tables, R::NAME))?;
-            fresh.push(((*launch).clone(), Ready { pipeline, tensors, grid: launch.grid(parts.limits) }));
-        }
+        let own: Vec<Vec<u32>> = missing.iter().map(|launch| launch.table()).collect();
+        let tables = slices(parts, "wgpu-optim tables", wgpu::BufferUsages::STORAGE, &own)?;
+        let fresh = |table| Kept { table, runs: HashMap::new(), used: 0 };
+        let fresh: HashMap<Launch, Kept> = missing.into_iter().cloned().zip(tables.into_iter().map(fresh)).collect();
+        let kept = |launch: &Launch| fresh.get(launch).or_else(|| self.cache.get(launch));
+        let ready = ready(parts, &planned, kept, roster)?;
+        self.cache.extend(fresh);
+        self.planned = planned;
         self.generation += 1;
-        self.cache.extend(fresh.into_iter().map(|(launch, ready)| (launch, (ready, 0))));
-        self.current.clear();
-        for launch in planned {
-            if let Some((ready, used)) = self.cache.get_mut(&launch) {
-                *used = self.generation;
-                self.current.push(ready.clone());
-            }
-        }
+        self.set(ready);
         let oldest = self.generation.saturating_sub(KEPT_FOR);
-        self.cache.retain(|_, (_, used)| *used > oldest);
+        self.cache.retain(|_, kept| kept.used > oldest);
         Ok(())
+    }
+
+    /// Makes what the next steps dispatch, now that tensors have other classes or groups other switches.
+    pub fn classify<R: Rule>(&mut self, parts: &Parts<'_>, roster: &Roster<R>) -> Result<(), Error> {
+        let ready = ready(parts, &self.planned, |launch| self.cache.get(launch), roster)?;
+        self.set(ready);
+        Ok(())
+    }
+
+    /// Takes what is ready, for each planned launch.
+    fn set(&mut self, ready: Vec<Vec<(Run, Step)>>) {
+        self.steps.clear();
+        for (launch, runs) in self.planned.iter().zip(ready) {
+            if let Some(kept) = self.cache.get_mut(launch) {
+                kept.used = self.generation;
+                kept.runs = runs.iter().map(|(run, step)| (run.unclassed(), step.tensors.clone())).collect();
+            }
+            self.steps.extend(runs.into_iter().map(|(_, step)| step));
+        }
     }
 
     /// The numbers of the buffers that a cached launch binds.
@@ -80,34 +109,78 @@ impl Launches {
 
     /// Dispatches of a step.
     pub fn len(&self) -> usize {
-        self.current.len()
+        self.steps.len()
     }
 
     /// Dispatches one step.
     pub fn dispatch(&self, pass: &mut wgpu::ComputePass<'_>, scalars: &wgpu::BindGroup) {
-        let mut set: Option<&wgpu::ComputePipeline> = None;
-        for ready in &self.current {
-            if set != Some(&ready.pipeline) {
-                pass.set_pipeline(&ready.pipeline);
-                pass.set_bind_group(1, scalars, &[]);
-                set = Some(&ready.pipeline);
+        let (mut pipeline, mut class) = (None, None);
+        for step in &self.steps {
+            if pipeline != Some(&step.pipeline) {
+                pass.set_pipeline(&step.pipeline);
+                pipeline = Some(&step.pipeline);
             }
-            pass.set_bind_group(0, &ready.tensors, &[]);
-            pass.dispatch_workgroups(ready.grid.0, ready.grid.1, 1);
+            if class != Some(step.class) {
+                pass.set_bind_group(1, scalars, &[step.class * ROW as u32]);
+                class = Some(step.class);
+            }
+            pass.set_bind_group(0, &step.tensors, &[]);
+            pass.dispatch_workgroups(step.grid.0, step.grid.1, 1);
         }
     }
 }
 
-fn bind_tensors(parts: &Parts<'_>, launch: &Launch, tables: &Tables, rule: &str) -> wgpu::BindGroup {
+/// The runs of each launch, with bind groups that are kept or new.
+fn ready<'a, R: Rule>(
+    parts: &Parts<'_>,
+    planned: &[Launch],
+    kept: impl Fn(&Launch) -> Option<&'a Kept>,
+    roster: &Roster<R>,
+) -> Result<Vec<Vec<(Run, Step)>>, Error> {
+    let runs: Vec<(&Launch, Vec<Run>)> =
+        planned.iter().map(|launch| (launch, launch.runs(roster.class_of(), SKIP))).collect();
+    let known = |launch: &Launch, run: &Run| kept(launch).and_then(|kept| kept.runs.get(&run.unclassed())).cloned();
+    let missing = runs.iter().flat_map(|(launch, runs)| runs.iter().map(move |run| (*launch, run)));
+    let missing = missing.filter(|(launch, run)| known(launch, run).is_none());
+    let words = |(launch, run): (&Launch, &Run)| {
+        run.words(&parts.state.placement.windows[launch.window], launch.lanes, parts.limits).to_vec()
+    };
+    let words: Vec<Vec<u32>> = missing.map(words).collect();
+    let mut fresh = slices(parts, "wgpu-optim runs", wgpu::BufferUsages::UNIFORM, &words)?.into_iter();
+    let mut ready = Vec::with_capacity(runs.len());
+    for (launch, runs) in runs {
+        let mut steps = Vec::with_capacity(runs.len());
+        for run in runs {
+            let settings = roster.settings_of_class(run.class);
+            let pipeline = parts.kernels.pipeline(settings, launch.lanes, run.stretch.is_none())?;
+            let tensors = match known(launch, &run) {
+                Some(tensors) => tensors,
+                None => {
+                    // There is one of each for every run that is missing.
+                    let (Some(kept), Some(slice)) = (kept(launch), fresh.next()) else { continue };
+                    bind_run::<R>(parts, launch, [&kept.table, &slice])?
+                }
+            };
+            steps.push((run, Step { pipeline, tensors, class: run.class, grid: run.grid(parts.limits) }));
+        }
+        ready.push(steps);
+    }
+    Ok(ready)
+}
+
+fn bind_run<R: Rule>(parts: &Parts<'_>, launch: &Launch, [table, run]: [&Slice; 2]) -> Result<wgpu::BindGroup, Error> {
     let window = &parts.state.placement.windows[launch.window];
     let caller = |span: &plan::Span| binding(parts.buffers.get(span.buffer), span.offset, span.size);
     let resources = [
         caller(&launch.params),
         caller(&launch.grads),
         binding(&parts.state.pages[window.page], window.offset, window.size()),
-        binding(&tables.buffer, tables.offset, tables.size),
+        binding(&table.buffer, table.offset, table.size),
+        binding(&run.buffer, run.offset, run.size),
     ];
-    bind(parts.device, &format!("wgpu-optim {rule} tensors"), parts.kernels.tensors_layout(), resources)
+    guarded(parts.device, "the bind group of a launch", || {
+        bind(parts.device, &format!("wgpu-optim {} tensors", R::NAME), parts.kernels.tensors_layout(), resources)
+    })
 }
 
 fn binding(buffer: &wgpu::Buffer, offset: u64, size: u64) -> wgpu::BindingResource<'_> {
@@ -123,58 +196,57 @@ fn bind<const N: usize>(
     resources: [wgpu::BindingResource<'_>; N],
 ) -> wgpu::BindGroup {
     let mut binding = 0..;
-    let entries = resources
-        .map(|resource| wgpu::BindGroupEntry { binding: binding.next().unwrap_or_default(), resource });
+    let entries =
+        resources.map(|resource| wgpu::BindGroupEntry { binding: binding.next().unwrap_or_default(), resource });
     device.create_bind_group(&wgpu::BindGroupDescriptor { label: Some(label), layout, entries: &entries })
 }
 
-/// Where one launch's tables lie.
-struct Tables {
+/// Part of a buffer that is written once.
+#[derive(Clone, Debug)]
+struct Slice {
     buffer: wgpu::Buffer,
     offset: u64,
     size: u64,
 }
 
-/// Bytes of tables that share a buffer: few buffers for many launches, none near any device's limit.
-const TABLES: usize = 1 << 20;
+/// Bytes of slices that share a buffer: few buffers for many slices, none near any device's limit.
+const SHARED: usize = 1 << 20;
+/// As the memory plan has it.
+const ROW: usize = memory::ROW as usize;
 
-/// The tables of each launch, in as few buffers as they fit.
-fn tables(parts: &Parts<'_>, launches: &[&Launch]) -> Result<Vec<Tables>, Error> {
-    let most = (parts.limits.binding.min(parts.limits.buffer) as usize).min(TABLES) / 4;
-    let alignment = (parts.limits.alignment / 4) as usize;
-    let mut tables: Vec<Tables> = Vec::with_capacity(launches.len());
+/// Each of these lists of words in a slice, in as few buffers as they fit.
+fn slices(parts: &Parts<'_>, label: &str, usage: wgpu::BufferUsages, lists: &[Vec<u32>]) -> Result<Vec<Slice>, Error> {
+    let most = (parts.limits.binding.min(parts.limits.buffer) as usize).min(SHARED) / 4;
+    let alignment = (parts.limits.alignment as usize).max(ROW) / 4;
+    let mut slices: Vec<Slice> = Vec::with_capacity(lists.len());
     let mut words: Vec<u32> = Vec::new();
     let mut waiting = Vec::new();
-    for launch in launches {
-        let own = launch.tables(&parts.state.placement.windows[launch.window], parts.limits);
+    let mut write = |words: &mut Vec<u32>, waiting: &mut Vec<(u64, u64)>| -> Result<(), Error> {
+        let buffer = constant(parts, label, usage, words)?;
+        words.clear();
+        let slice = |(offset, size)| Slice { buffer: buffer.clone(), offset, size };
+        slices.extend(waiting.drain(..).map(slice));
+        Ok(())
+    };
+    for own in lists {
         let start = words.len().next_multiple_of(alignment);
         if !words.is_empty() && start + own.len() > most {
-            tables.extend(written(parts, &mut words, &mut waiting)?);
+            write(&mut words, &mut waiting)?;
         }
         words.resize(words.len().next_multiple_of(alignment), 0);
         waiting.push((words.len() as u64 * 4, own.len() as u64 * 4));
         words.extend(own);
     }
-    tables.extend(written(parts, &mut words, &mut waiting)?);
-    Ok(tables)
+    if !waiting.is_empty() {
+        write(&mut words, &mut waiting)?;
+    }
+    Ok(slices)
 }
 
-/// Empties what waits into one buffer.
-fn written(parts: &Parts<'_>, words: &mut Vec<u32>, waiting: &mut Vec<(u64, u64)>) -> Result<Vec<Tables>, Error> {
-    let buffer = constant(parts.device, parts.limits, "wgpu-optim tables", words)?;
-    words.clear();
-    Ok(waiting.drain(..).map(|(offset, size)| Tables { buffer: buffer.clone(), offset, size }).collect())
-}
-
-/// A storage buffer that is written once, now.
-pub(crate) fn constant(
-    device: &wgpu::Device,
-    limits: &plan::Limits,
-    label: &str,
-    words: &[u32],
-) -> Result<wgpu::Buffer, Error> {
-    check_size(limits, words)?;
-    let (buffer, mapped) = guarded(device, label, || filled(device, label, words))?;
+/// A buffer that is written once, now.
+fn constant(parts: &Parts<'_>, label: &str, usage: wgpu::BufferUsages, words: &[u32]) -> Result<wgpu::Buffer, Error> {
+    check_size(parts.limits, words)?;
+    let (buffer, mapped) = guarded(parts.device, label, || filled(parts.device, label, usage, words))?;
     mapped.map_err(|error| unmapped(label, &error))?;
     Ok(buffer)
 }
@@ -189,10 +261,15 @@ fn check_size(limits: &plan::Limits, words: &[u32]) -> Result<(), Error> {
     }
 }
 
-/// A new storage buffer with these words in it, if wgpu had the memory; the caller guards it.
-fn filled(device: &wgpu::Device, label: &str, words: &[u32]) -> (wgpu::Buffer, Result<(), wgpu::MapRangeError>) {
+/// A new buffer with these words in it, if wgpu had the memory; the caller guards it.
+fn filled(
+    device: &wgpu::Device,
+    label: &str,
+    usage: wgpu::BufferUsages,
+    words: &[u32],
+) -> (wgpu::Buffer, Result<(), wgpu::MapRangeError>) {
     let bytes: &[u8] = bytemuck::cast_slice(words);
-    let (size, usage) = ((bytes.len() as u64).max(4), wgpu::BufferUsages::STORAGE);
+    let size = (bytes.len() as u64).max(4);
     let descriptor = wgpu::BufferDescriptor { label: Some(label), size, usage, mapped_at_creation: true };
     let buffer = device.create_buffer(&descriptor);
     let mapped = buffer.get_mapped_range_mut(..).map(|mut view| view.slice(..bytes.len()).copy_from_slice(bytes));
@@ -204,7 +281,7 @@ fn unmapped(doing: &str, error: &wgpu::MapRangeError) -> Error {
     Error::OutOfMemory { doing: doing.into(), message: error.to_string() }
 }
 
-/// The bind group of one step: its scalars, and each tensor's class.
+/// The bind group of one step: a row of scalars for each class.
 ///
 /// Buffer and bind group are guarded together, since error scopes are a good part of what a step costs the host.
 pub(crate) fn bind_scalars<R: Rule>(
@@ -212,22 +289,27 @@ pub(crate) fn bind_scalars<R: Rule>(
     kernels: &Kernels,
     limits: &plan::Limits,
     hypers: &[R::Hyper<f64>],
-    classes: &wgpu::Buffer,
 ) -> Result<wgpu::BindGroup, Error> {
     let label = "wgpu-optim scalars";
-    let mut words: Vec<u32> = Vec::new();
+    let mut words: Vec<u32> = Vec::with_capacity(hypers.len() * ROW / 4);
     for hyper in hypers {
         let hyper: R::Hyper<f32> = cast(hyper);
         words.extend(hyper.fields().into_iter().map(f32::to_bits));
+        words.resize(words.len().next_multiple_of(ROW / 4), 0);
     }
     check_size(limits, &words)?;
+    let size = scalars_size::<R>();
     let (scalars, mapped) = guarded(device, label, || {
-        let (scalars, mapped) = filled(device, label, &words);
-        let resources = [scalars.as_entire_binding(), classes.as_entire_binding()];
-        (bind(device, label, kernels.scalars_layout(), resources), mapped)
+        let (scalars, mapped) = filled(device, label, wgpu::BufferUsages::UNIFORM, &words);
+        (bind(device, label, kernels.scalars_layout(), [binding(&scalars, 0, size)]), mapped)
     })?;
     mapped.map_err(|error| unmapped(label, &error))?;
     Ok(scalars)
+}
+
+/// Bytes of a class's scalars, as a uniform.
+fn scalars_size<R: Rule>() -> u64 {
+    (<R::Hyper<f32> as Scalars<f32>>::FIELDS.len() as u64 * plan::ELEMENT).next_multiple_of(16)
 }
 
 /// The caller's buffers under the numbers that plans use. A number is never given twice.

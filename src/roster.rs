@@ -177,6 +177,11 @@ impl<R: Rule> Roster<R> {
         &self.class_of
     }
 
+    /// The settings of each class.
+    pub fn settings_of_class(&self, class: u32) -> &R {
+        &self.groups[self.classes[class as usize].group]
+    }
+
     /// The scalars of the step after this one, one for each class.
     pub fn next_hypers(&self) -> Vec<R::Hyper<f64>> {
         self.classes.iter().map(|class| self.groups[class.group].fold(class.step.saturating_add(1))).collect()

@@ -108,19 +108,23 @@ fn check_bindings(module: &naga::Module) {
     let mut found = BTreeSet::new();
     for (_, variable) in module.global_variables.iter() {
         let binding = variable.binding.as_ref().unwrap();
-        let naga::AddressSpace::Storage { access } = variable.space else { panic!("{variable:?}") };
-        let writes = access.contains(naga::StorageAccess::STORE);
-        found.insert((binding.group, binding.binding, variable.name.clone().unwrap(), writes));
+        let kind = match variable.space {
+            naga::AddressSpace::Storage { access } if access.contains(naga::StorageAccess::STORE) => "written",
+            naga::AddressSpace::Storage { .. } => "read",
+            naga::AddressSpace::Uniform => "uniform",
+            _ => panic!("{variable:?}"),
+        };
+        found.insert((binding.group, binding.binding, variable.name.clone().unwrap(), kind));
     }
     let expected = [
-        (0, 0, "params", true),
-        (0, 1, "grads", true),
-        (0, 2, "state", true),
-        (0, 3, "tables", false),
-        (1, 0, "scalars", false),
-        (1, 1, "classes", false),
+        (0, 0, "params", "written"),
+        (0, 1, "grads", "written"),
+        (0, 2, "state", "written"),
+        (0, 3, "places", "read"),
+        (0, 4, "run", "uniform"),
+        (1, 0, "scalars", "uniform"),
     ];
-    let expected = expected.map(|(group, binding, name, writes)| (group, binding, name.to_string(), writes));
+    let expected = expected.map(|(group, binding, name, kind)| (group, binding, name.to_string(), kind));
     assert_eq!(found, BTreeSet::from(expected));
 }
 
@@ -130,7 +134,7 @@ fn check_overrides<R: Rule>(module: &naga::Module) {
     let shader: BTreeSet<String> = module.overrides.iter().map(has).collect();
     let mut host = BTreeSet::new();
     for (case, settings) in R::cases() {
-        let set: BTreeSet<String> = kernel::overrides(&settings).into_iter().map(|(name, _)| name).collect();
+        let set: BTreeSet<String> = kernel::overrides(&settings, true).into_iter().map(|(name, _)| name).collect();
         assert!(set.is_subset(&shader), "{} {case} sets {set:?}, the shader has {shader:?}", R::NAME);
         host.extend(set);
     }
@@ -212,21 +216,4 @@ fn below_the_line_nothing_names_wgpu() {
         let uses = text.lines().find(|line| line.contains("wgpu::") && !line.trim_start().starts_with("//"));
         assert_eq!(uses, None, "{file}");
     }
-}
-
-/// Two lists of one thing: the words that take a segment's place in the tables.
-#[test]
-fn a_segment_has_as_many_words_on_both_sides() {
-    let step = read("shaders/step.wgsl");
-    let line = step.lines().find(|line| line.starts_with("const SEGMENT:")).unwrap();
-    let words: u64 = line.trim_start_matches("const SEGMENT: u32 = ").trim_end_matches("u;").parse().unwrap();
-    let limits = wgpu_optim::plan::Limits::DEFAULT;
-    let segment = wgpu_optim::plan::Segment { tensor: 0, lanes: 1, params: 0, grads: 0, state: 0 };
-    let span = wgpu_optim::plan::Span { buffer: 0, offset: 0, size: 16 };
-    let launch =
-        wgpu_optim::plan::Launch { window: 0, lanes: Lanes::Quads, params: span, grads: span, segments: vec![segment] };
-    let window = wgpu_optim::plan::Window { variant: 0, slots: 1, page: 0, offset: 0, stride: 4 };
-    // Four words of head, the segment, and the segment of its one workgroup.
-    assert_eq!(launch.tables(&window, &limits).len() as u64, 4 + words + 1);
-    assert_eq!(launch.tables_size(), (4 + words + 1) * 4);
 }

@@ -1,7 +1,6 @@
 // Adam: the shader half of src/rule/adam.rs, where the formula and the settings are described.
 
 struct Hyper {
-    grad_sign: f32,
     l2: f32,
     beta1: f32,
     one_minus_beta1: f32,
@@ -17,7 +16,12 @@ struct Hyper {
     step_size: f32,
 }
 
+override HAS_MAXIMIZE: bool = false;
+override HAS_L2: bool = false;
+override HAS_DECAY: bool = false;
+override HAS_LOW_BETA1: bool = false;
 override HAS_AMSGRAD: bool = false;
+override HAS_ROOT: bool = false;
 override HAS_NESTEROV: bool = false;
 
 override PLANE_EXP_AVG: u32 = 0u;
@@ -34,17 +38,18 @@ fn update(h: Hyper, at: At) {
         x0 = load_state(at, PLANE_MAX_EXP_AVG_SQ);
     }
     // <update>
-    let s = h.grad_sign * g0;
-    let g = select(s, s + h.l2 * p0, h.l2 > Scalar(0.0));
-    let m = select(m0 + h.one_minus_beta1 * (g - m0), g - h.beta1 * (g - m0), h.beta1 < h.one_minus_beta1);
+    let s = select(g0, -g0, HAS_MAXIMIZE);
+    let g = select(s, s + h.l2 * p0, HAS_L2);
+    let m = select(m0 + h.one_minus_beta1 * (g - m0), g - h.beta1 * (g - m0), HAS_LOW_BETA1);
     let v = h.beta2 * v0 + (h.one_minus_beta2 * g) * g;
     let c = h.max_scale * v;
     let x = select(c, x0, x0 > c);
     let w = select(v, x, HAS_AMSGRAD);
-    let d = h.root_scale * sqrt(w + h.root) + h.eps;
+    let r = select(w, w + h.root, HAS_ROOT);
+    let d = h.root_scale * sqrt(r) + h.eps;
     let n = select(m, h.nesterov_m * m + h.nesterov_g * g, HAS_NESTEROV);
     let u = h.step_size * (n / d);
-    let p = p0 - select(u, h.decay * p0 + u, h.decay > Scalar(0.0));
+    let p = p0 - select(u, h.decay * p0 + u, HAS_DECAY);
     // </update>
     store_params(at, p);
     store_state(at, PLANE_EXP_AVG, m);

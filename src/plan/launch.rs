@@ -1,6 +1,6 @@
 //! Which pieces share a dispatch, and the tables that it reads.
 
-use super::{ELEMENT, Limits, Piece, Placement, QUAD, SEGMENT_WORDS, Span, Window, groups};
+use super::{ELEMENT, Limits, Piece, Placement, QUAD, Span, WORKGROUP, groups};
 use crate::Error;
 
 /// How a launch walks its elements.
@@ -13,7 +13,7 @@ pub enum Lanes {
 }
 
 impl Lanes {
-    fn elements(self) -> u64 {
+    pub(super) fn elements(self) -> u64 {
         match self {
             Lanes::Quads => QUAD,
             Lanes::Words => 1,
@@ -53,7 +53,7 @@ pub struct Segment {
     pub state: u64,
 }
 
-/// One dispatch.
+/// Segments that are bound together, and stepped by one dispatch where they share a class.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Launch {
     /// The window whose state is bound.
@@ -74,44 +74,31 @@ impl Launch {
         self.segments.iter().map(|segment| groups(segment.lanes)).sum()
     }
 
-    /// The dispatched grid, folded where a row would be too long.
-    pub fn grid(&self, limits: &Limits) -> (u32, u32) {
-        let width = self.groups().min(limits.groups).max(1);
-        (width as u32, self.groups().div_ceil(width) as u32)
-    }
-
-    /// Elements stepped, padding included.
-    pub fn elements(&self) -> u64 {
-        self.segments.iter().map(|segment| segment.lanes * self.lanes.elements()).sum()
-    }
-
-    /// The launch's tables, as `step.wgsl` reads them.
-    pub fn tables(&self, window: &Window, limits: &Limits) -> Vec<u32> {
-        let stride = window.stride / self.lanes.elements();
-        let head = [u64::from(self.grid(limits).0), self.groups(), stride, self.segments.len() as u64];
-        let mut words: Vec<u32> = head.iter().map(|&word| word as u32).collect();
-        let mut first_group = 0;
+    /// The launch's table, as `step.wgsl` reads it: four words for each workgroup.
+    pub fn table(&self) -> Vec<u32> {
+        let mut words = Vec::with_capacity(self.groups() as usize * PLACE);
         for segment in &self.segments {
-            let fields =
-                [first_group, segment.lanes, segment.tensor as u64, segment.params, segment.grads, segment.state];
-            words.extend(fields.iter().map(|&word| word as u32));
-            first_group += groups(segment.lanes);
-        }
-        for (row, segment) in self.segments.iter().enumerate() {
-            words.extend(std::iter::repeat_n(row as u32, groups(segment.lanes) as usize));
+            for first in (0..segment.lanes).step_by(WORKGROUP as usize) {
+                let lanes = (segment.lanes - first).min(WORKGROUP);
+                let place = [segment.params + first, segment.grads + first, segment.state + first, lanes];
+                words.extend(place.map(|word| word as u32));
+            }
         }
         words
     }
 
-    /// Bytes of the tables.
-    pub fn tables_size(&self) -> u64 {
-        tables_size(self.segments.len() as u64, self.groups())
+    /// Bytes of the table.
+    pub fn table_size(&self) -> u64 {
+        table_size(self.groups())
     }
 }
 
-/// Bytes of the tables of so many segments and workgroups.
-fn tables_size(segments: u64, groups: u64) -> u64 {
-    (4 + segments * SEGMENT_WORDS + groups) * 4
+/// Words of a workgroup in the table.
+const PLACE: usize = 4;
+
+/// Bytes of the table of so many workgroups.
+fn table_size(groups: u64) -> u64 {
+    groups * PLACE as u64 * 4
 }
 
 /// The launches of one step. `places` gives each tensor's parameters and gradient.
@@ -125,17 +112,17 @@ pub fn launches(
     name: impl Fn(usize) -> String,
 ) -> Result<Vec<Launch>, Error> {
     let mut launches = Vec::new();
-    let mut run: Option<Run> = None;
+    let mut open: Option<Gathering> = None;
     for piece in &placement.pieces {
         let (params, grads) = places[piece.tensor];
         let part = Part { piece: *piece, params: params.piece(piece), grads: grads.piece(piece) };
-        let alone = Run::of(part, limits);
+        let alone = Gathering::of(part, limits);
         if alone.covers_meet() {
             return Err(shared_block(name(piece.tensor), &part, limits));
         }
-        run = Some(match run.take() {
+        open = Some(match open.take() {
             None => alone,
-            Some(open) => match open.with(&part, limits) {
+            Some(gathering) => match gathering.with(&part, limits) {
                 Ok(longer) => longer,
                 Err(full) => {
                     full.launch(&mut launches);
@@ -144,8 +131,8 @@ pub fn launches(
             },
         });
     }
-    if let Some(open) = run {
-        open.launch(&mut launches);
+    if let Some(gathering) = open {
+        gathering.launch(&mut launches);
     }
     Ok(launches)
 }
@@ -190,14 +177,14 @@ impl Part {
 }
 
 /// Pieces that share a dispatch.
-struct Run {
+struct Gathering {
     parts: Vec<Part>,
     params: Span,
     grads: Span,
     groups: u64,
 }
 
-impl Run {
+impl Gathering {
     fn of(part: Part, limits: &Limits) -> Self {
         let (params, grads) = (Part::touched(&part.params), Part::touched(&part.grads));
         Self {
@@ -212,7 +199,7 @@ impl Run {
         self.params.meets(&self.grads)
     }
 
-    /// The run with one more part, or the run as it was if they cannot be bound together.
+    /// All of it with one more part, or as it was if they cannot be bound together.
     fn with(mut self, part: &Part, limits: &Limits) -> Result<Self, Self> {
         let (params, grads) = (Part::touched(&part.params), Part::touched(&part.grads));
         let first = &self.parts[0];
@@ -225,8 +212,8 @@ impl Run {
         let params = self.params.cover(&params, limits.alignment);
         let grads = self.grads.cover(&grads, limits.alignment);
         let groups = self.groups + groups(part.piece.len);
-        let tables = tables_size(self.parts.len() as u64 + 1, groups);
-        let fits = params.size.max(grads.size).max(tables) <= limits.usable() && groups <= limits.dispatch();
+        let largest = params.size.max(grads.size).max(table_size(groups));
+        let fits = largest <= limits.usable() && groups <= limits.dispatch();
         if params.meets(&grads) || !fits {
             return Err(self);
         }
@@ -234,7 +221,7 @@ impl Run {
         Ok(Self { params, grads, groups, ..self })
     }
 
-    /// Ends the run: one launch of quads, and one of words for what quads cannot reach.
+    /// Ends it: one launch of quads, and one of words for what quads cannot reach.
     fn launch(self, launches: &mut Vec<Launch>) {
         let mut quads = Vec::new();
         let mut words = Vec::new();

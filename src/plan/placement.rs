@@ -7,6 +7,8 @@ use super::{ELEMENT, Limits, QUAD, STAGGER, Span, WORKGROUP, groups};
 pub struct Item {
     /// Which kernel steps it; those of one variant keep the same slots.
     pub variant: usize,
+    /// Its group: neighbours of one group are stepped by one dispatch.
+    pub group: usize,
     /// Slots that it keeps.
     pub slots: u64,
     /// Elements.
@@ -76,7 +78,7 @@ impl Placement {
     /// neighbours there.
     pub fn extend<K: Ord>(&mut self, items: &[Item], limits: &Limits, order: impl Fn(usize) -> K) {
         let mut tensors: Vec<usize> = (0..items.len()).collect();
-        tensors.sort_by_key(|&tensor| (items[tensor].variant, order(tensor)));
+        tensors.sort_by_key(|&tensor| (items[tensor].variant, items[tensor].group, order(tensor)));
         let first_page = self.pages.len();
         let first_tensor = self.of.len();
         self.of.resize(first_tensor + items.len(), Vec::new());

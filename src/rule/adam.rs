@@ -3,7 +3,7 @@
 use super::{Decay, Range, Rule, Slots, Value, bias, scalars, settings, words};
 use crate::Error;
 use crate::rule::settings::{gradient_line, number, plus};
-use crate::wgsl::{Real, Scalar, select, sqrt};
+use crate::wgsl::{Real, select, sqrt};
 
 /// Adam's settings.
 ///
@@ -140,7 +140,6 @@ impl Default for Adam {
 scalars! {
     /// Adam's scalars for one step.
     pub struct AdamHyper {
-        grad_sign,
         l2,
         beta1,
         one_minus_beta1,
@@ -210,7 +209,15 @@ impl Rule for Adam {
     }
 
     fn switches(&self) -> Vec<(&'static str, bool)> {
-        vec![("HAS_AMSGRAD", self.amsgrad), ("HAS_NESTEROV", self.nesterov)]
+        vec![
+            ("HAS_MAXIMIZE", self.maximize),
+            ("HAS_L2", self.has_l2()),
+            ("HAS_DECAY", self.has_decay()),
+            ("HAS_LOW_BETA1", self.has_low_beta1()),
+            ("HAS_AMSGRAD", self.amsgrad),
+            ("HAS_ROOT", self.has_root()),
+            ("HAS_NESTEROV", self.nesterov),
+        ]
     }
 
     fn fold(&self, step: u64) -> AdamHyper<f64> {
@@ -227,7 +234,6 @@ impl Rule for Adam {
         let (max_scale, root, root_scale) =
             if corrected { (1.0 / bias2, root, 1.0) } else { (1.0, root * bias2, 1.0 / bias2.sqrt()) };
         AdamHyper {
-            grad_sign: if self.maximize { -1.0 } else { 1.0 },
             l2: self.weight_decay_as(Decay::L2),
             beta1: self.beta1,
             one_minus_beta1: 1.0 - self.beta1,
@@ -247,20 +253,26 @@ impl Rule for Adam {
     #[allow(non_snake_case, reason = "the shader's names for its switches")]
     #[inline(always)]
     fn update<T: Real>(&self, h: &AdamHyper<T>, p0: T, g0: T, [m0, v0, x0]: Slots<T>) -> (T, Slots<T>) {
+        let HAS_MAXIMIZE = self.maximize;
+        let HAS_L2 = self.has_l2();
+        let HAS_DECAY = self.has_decay();
+        let HAS_LOW_BETA1 = self.has_low_beta1();
         let HAS_AMSGRAD = self.amsgrad;
+        let HAS_ROOT = self.has_root();
         let HAS_NESTEROV = self.nesterov;
         // <update>
-        let s = h.grad_sign * g0;
-        let g = select(s, s + h.l2 * p0, h.l2 > Scalar(0.0));
-        let m = select(m0 + h.one_minus_beta1 * (g - m0), g - h.beta1 * (g - m0), h.beta1 < h.one_minus_beta1);
+        let s = select(g0, -g0, HAS_MAXIMIZE);
+        let g = select(s, s + h.l2 * p0, HAS_L2);
+        let m = select(m0 + h.one_minus_beta1 * (g - m0), g - h.beta1 * (g - m0), HAS_LOW_BETA1);
         let v = h.beta2 * v0 + (h.one_minus_beta2 * g) * g;
         let c = h.max_scale * v;
         let x = select(c, x0, x0 > c);
         let w = select(v, x, HAS_AMSGRAD);
-        let d = h.root_scale * sqrt(w + h.root) + h.eps;
+        let r = select(w, w + h.root, HAS_ROOT);
+        let d = h.root_scale * sqrt(r) + h.eps;
         let n = select(m, h.nesterov_m * m + h.nesterov_g * g, HAS_NESTEROV);
         let u = h.step_size * (n / d);
-        let p = p0 - select(u, h.decay * p0 + u, h.decay > Scalar(0.0));
+        let p = p0 - select(u, h.decay * p0 + u, HAS_DECAY);
         // </update>
         (p, [m, v, x])
     }
@@ -297,6 +309,24 @@ impl Rule for Adam {
 }
 
 impl Adam {
+    fn has_l2(&self) -> bool {
+        self.weight_decay_as(Decay::L2) > 0.0
+    }
+
+    fn has_decay(&self) -> bool {
+        self.weight_decay > 0.0 && self.decay != Decay::L2
+    }
+
+    /// Whether something is added inside the root.
+    fn has_root(&self) -> bool {
+        self.eps_root > 0.0 || self.epsilon == AdamEpsilon::Inside
+    }
+
+    /// Whether `m` is interpolated from `g`'s end, which is then the nearer one.
+    fn has_low_beta1(&self) -> bool {
+        self.beta1 < 0.5
+    }
+
     fn weight_decay_as(&self, decay: Decay) -> f64 {
         if self.decay == decay { self.weight_decay } else { 0.0 }
     }

@@ -3,7 +3,7 @@
 use super::{Decay, Range, Rule, Slots, Value, scalars, settings, words};
 use crate::Error;
 use crate::rule::settings::{gradient_line, number, plus};
-use crate::wgsl::{Lane, Real, Scalar, max, select, sqrt};
+use crate::wgsl::{Lane, Real, max, select, sqrt};
 
 /// RMSprop's settings.
 ///
@@ -121,7 +121,6 @@ impl Default for RmsProp {
 scalars! {
     /// RMSprop's scalars for one step.
     pub struct RmsPropHyper {
-        grad_sign,
         l2,
         alpha,
         one_minus_alpha,
@@ -204,28 +203,26 @@ impl Rule for RmsProp {
 
     fn switches(&self) -> Vec<(&'static str, bool)> {
         vec![
+            ("HAS_MAXIMIZE", self.maximize),
+            ("HAS_L2", self.has_l2()),
+            ("HAS_DECAY", self.has_decay()),
             ("HAS_CENTERED", self.centered),
             ("HAS_CLAMP_CENTERED", self.clamp_centered),
+            ("HAS_ROOT", self.has_root()),
             ("HAS_MOMENTUM", self.has_momentum()),
             ("HAS_NESTEROV", self.nesterov),
         ]
     }
 
     fn fold(&self, _step: u64) -> RmsPropHyper<f64> {
-        let inside = match self.epsilon {
-            RmsPropEpsilon::Outside => false,
-            RmsPropEpsilon::Inside => true,
-            RmsPropEpsilon::InsideWithMomentum => self.has_momentum(),
-        };
         let lr_first = self.lr_in_momentum && self.has_momentum();
         let l2 = if self.decay == Decay::L2 { self.weight_decay } else { 0.0 };
         RmsPropHyper {
-            grad_sign: if self.maximize { -1.0 } else { 1.0 },
             l2,
             alpha: self.alpha,
             one_minus_alpha: 1.0 - self.alpha,
-            root: if inside { self.eps } else { 0.0 },
-            eps: if inside { 0.0 } else { self.eps },
+            root: if self.has_root() { self.eps } else { 0.0 },
+            eps: if self.has_root() { 0.0 } else { self.eps },
             momentum: self.momentum,
             buffer_scale: if lr_first { self.lr } else { 1.0 },
             decay: self.lr * (self.weight_decay - l2),
@@ -236,24 +233,30 @@ impl Rule for RmsProp {
     #[allow(non_snake_case, reason = "the shader's names for its switches")]
     #[inline(always)]
     fn update<T: Real>(&self, h: &RmsPropHyper<T>, p0: T, g0: T, [v0, a0, b0]: Slots<T>) -> (T, Slots<T>) {
+        let HAS_MAXIMIZE = self.maximize;
+        let HAS_L2 = self.has_l2();
+        let HAS_DECAY = self.has_decay();
         let HAS_CENTERED = self.centered;
         let HAS_CLAMP_CENTERED = self.clamp_centered;
-        let HAS_MOMENTUM = self.momentum > 0.0;
+        let HAS_ROOT = self.has_root();
+        let HAS_MOMENTUM = self.has_momentum();
         let HAS_NESTEROV = self.nesterov;
         // <update>
-        let s = h.grad_sign * g0;
-        let g = select(s, s + h.l2 * p0, h.l2 > Scalar(0.0));
+        let s = select(g0, -g0, HAS_MAXIMIZE);
+        let g = select(s, s + h.l2 * p0, HAS_L2);
         let v = h.alpha * v0 + (h.one_minus_alpha * g) * g;
         let a = select(a0 + h.one_minus_alpha * (g - a0), g - h.alpha * (g - a0), h.alpha < h.one_minus_alpha);
         let c = v - a * a;
         let k = select(c, max(c, Lane(0.0)), HAS_CLAMP_CENTERED);
         let x = select(v, k, HAS_CENTERED);
-        let d = sqrt(x + h.root) + h.eps;
-        let u = h.buffer_scale * (g / d);
+        let r = select(x, x + h.root, HAS_ROOT);
+        let d = sqrt(r) + h.eps;
+        let f = g / d;
+        let u = select(f, h.buffer_scale * f, HAS_MOMENTUM);
         let b = h.momentum * b0 + u;
         let n = select(b, u + h.momentum * b, HAS_NESTEROV);
         let q = h.step_size * select(u, n, HAS_MOMENTUM);
-        let p = p0 - select(q, h.decay * p0 + q, h.decay > Scalar(0.0));
+        let p = p0 - select(q, h.decay * p0 + q, HAS_DECAY);
         // </update>
         (p, [v, a, b])
     }
@@ -303,6 +306,23 @@ impl Rule for RmsProp {
 }
 
 impl RmsProp {
+    fn has_l2(&self) -> bool {
+        self.weight_decay > 0.0 && self.decay == Decay::L2
+    }
+
+    fn has_decay(&self) -> bool {
+        self.weight_decay > 0.0 && self.decay != Decay::L2
+    }
+
+    /// Whether `eps` stands inside the root.
+    fn has_root(&self) -> bool {
+        match self.epsilon {
+            RmsPropEpsilon::Outside => false,
+            RmsPropEpsilon::Inside => true,
+            RmsPropEpsilon::InsideWithMomentum => self.has_momentum(),
+        }
+    }
+
     fn has_momentum(&self) -> bool {
         self.momentum > 0.0
     }

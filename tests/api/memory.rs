@@ -20,7 +20,7 @@ fn hold<R: Rule>(groups: &[(R, Vec<(&str, u64)>)], limits: wgpu::Limits) -> Memo
     let own = groups.iter().map(|(settings, tensors)| Group::new(settings.clone(), lent.by_ref().take(tensors.len())));
     let own: Vec<_> = own.collect();
     let optimizer = Optimizer::with_groups(&gpu.device, own).unwrap();
-    assert_eq!(optimizer.dispatches(), plan.launches.len());
+    assert_eq!(optimizer.dispatches(), plan.dispatches.len());
     hold_state(&optimizer, groups, &plan);
     plan
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 use wgpu_optim::Error;
 use wgpu_optim::plan::{
-    ELEMENT, Item, Lanes, Launch, Limits, Place, Placement, QUAD, Segment, Span, WORKGROUP, arena, launches,
+    ELEMENT, Item, Lanes, Launch, Limits, Place, Placement, QUAD, Run, Segment, Span, WORKGROUP, arena, launches,
 };
 
 /// A tensor as it is drawn: sizes in elements.
@@ -87,7 +87,8 @@ impl Laid {
         // As far apart as the largest block.
         let away = |t: &Drawn| if t.apart && t.params.0 == t.grads.0 { t.grads.1 + 64 } else { t.grads.1 };
         let places = tensors.iter().map(|t| (place(t.params, t), place((t.grads.0, away(t)), t))).collect();
-        let item = |t: &Drawn| Item { variant: t.variant, slots: slots(t.variant), len: t.len };
+        let item =
+            |t: &Drawn| Item { variant: t.variant, group: t.len as usize % 2, slots: slots(t.variant), len: t.len };
         Self { items: tensors.iter().map(item).collect(), places, buffers, batches }
     }
 
@@ -211,34 +212,63 @@ fn check_bindings(laid: &Laid, launch: &Launch, limits: &Limits) {
     }
 }
 
-/// The tables as the shader reads them: each workgroup finds its segment, and each lane has one invocation.
-fn check_tables(placement: &Placement, launch: &Launch, limits: &Limits) {
+/// Lanes that lie side by side in all three buffers: (params, grads, state, how many).
+type Stretch = [u64; 4];
+
+/// The dispatches as the shader runs them, with tensors in some classes and some left out: each class steps its own
+/// lanes, and each once.
+fn check_runs(placement: &Placement, launch: &Launch, limits: &Limits) {
+    const SKIP: u32 = 9;
+    let table = launch.table();
+    assert_eq!(table.len() as u64 * 4, launch.table_size());
+    assert!(launch.table_size() <= limits.binding, "a table of {} bytes cannot be bound", launch.table_size());
+    let tensors = launch.segments.iter().map(|segment| segment.tensor).max().unwrap() + 1;
+    let classes: [fn(usize) -> u32; 3] = [|_| 0, |tensor| tensor as u32 % 2, |tensor| [SKIP, 0, 0, 1, 1][tensor % 5]];
+    for class_of in classes {
+        let class_of: Vec<u32> = (0..tensors).map(class_of).collect();
+        let runs = launch.runs(&class_of, SKIP);
+        for class in [0, 1, SKIP] {
+            let own = launch.segments.iter().filter(|segment| class_of[segment.tensor] == class);
+            let own = own.map(|s| [s.params, s.grads, s.state, s.lanes]).filter(|_| class != SKIP);
+            let run = runs.iter().filter(|run| run.class == class);
+            let stepped = run.flat_map(|run| dispatched(placement, launch, run, &table, limits));
+            assert_eq!(joined(stepped.collect()), joined(own.collect()), "class {class}");
+        }
+    }
+}
+
+/// What one dispatch steps, as `step.wgsl` does it.
+fn dispatched(placement: &Placement, launch: &Launch, run: &Run, table: &[u32], limits: &Limits) -> Vec<Stretch> {
     let window = &placement.windows[launch.window];
-    let tables = launch.tables(window, limits);
-    assert_eq!(tables.len() as u64 * 4, launch.tables_size());
-    assert!(launch.tables_size() <= limits.binding, "tables of {} bytes cannot be bound", launch.tables_size());
-    let (width, height) = launch.grid(limits);
+    let (width, height) = run.grid(limits);
     assert!(u64::from(width.max(height)) <= limits.groups && width.min(height) > 0, "a grid of {width} x {height}");
-    let (groups, segments) = (tables[1], tables[3] as usize);
-    assert!(tables[0] == width && width * height >= groups && u64::from(groups) == launch.groups());
-    assert_eq!(u64::from(tables[2]) * lane(launch.lanes), window.stride);
-    assert_eq!(segments, launch.segments.len());
-    let (rows, map) = tables[4..].split_at(segments * 6);
-    assert_eq!(map.len(), groups as usize);
-    let mut covered = vec![0u64; segments];
-    for (group, &row) in map.iter().enumerate() {
-        let fields = &rows[row as usize * 6..][..6];
-        let segment = &launch.segments[row as usize];
-        let expected = [segment.lanes, segment.tensor as u64, segment.params, segment.grads, segment.state];
-        assert_eq!(fields[1..].iter().map(|&field| u64::from(field)).collect::<Vec<_>>(), expected);
-        let first = (group as u64 - u64::from(fields[0])) * WORKGROUP;
-        assert_eq!(first, covered[row as usize], "group {group} steps lanes again, or leaves some out");
-        assert!(first < segment.lanes, "group {group} has nothing to do");
-        covered[row as usize] = (first + WORKGROUP).min(segment.lanes);
+    let [first, groups, grid_width, stride, place @ ..] = run.words(window, launch.lanes, limits);
+    assert!(grid_width == width && width * height >= groups && u64::from(groups) == run.groups());
+    assert_eq!(u64::from(stride) * lane(launch.lanes), window.stride);
+    let group = |index: u32| {
+        let (place, from) = match run.stretch {
+            Some(_) => (place, index * WORKGROUP as u32),
+            None => (table[(first + index) as usize * 4..][..4].try_into().unwrap(), 0),
+        };
+        let [params, grads, state, lanes] = place.map(u64::from);
+        let from = u64::from(from);
+        assert!(from < lanes, "group {index} has nothing to do");
+        [params + from, grads + from, state + from, WORKGROUP.min(lanes - from)]
+    };
+    (0..groups).map(group).collect()
+}
+
+/// Stretches in order, those that continue each other as one.
+fn joined(mut stretches: Vec<Stretch>) -> Vec<Stretch> {
+    stretches.sort();
+    let mut joined: Vec<Stretch> = Vec::new();
+    for [params, grads, state, lanes] in stretches {
+        match joined.last_mut() {
+            Some([p, g, s, n]) if [*p + *n, *g + *n, *s + *n] == [params, grads, state] => *n += lanes,
+            _ => joined.push([params, grads, state, lanes]),
+        }
     }
-    for (segment, covered) in launch.segments.iter().zip(covered) {
-        assert_eq!(segment.lanes, covered, "{segment:?}");
-    }
+    joined
 }
 
 /// The gradient lies in the bytes that must be bound with the parameters.
@@ -266,7 +296,7 @@ fn check(tensors: Vec<Drawn>, limits: &Limits) {
     let mut stepped = vec![Vec::new(); laid.items.len()];
     for launch in &planned {
         check_bindings(&laid, launch, limits);
-        check_tables(&placement, launch, limits);
+        check_runs(&placement, launch, limits);
         for segment in &launch.segments {
             stepped[segment.tensor].push(check_segment(&laid, &placement, launch, segment));
         }
@@ -339,7 +369,7 @@ fn ten_billion_elements_are_planned_within_the_defaults() {
     let tensor = |i: usize| {
         let span = |buffer| Span { buffer, offset: 0, size: 256 << 20 };
         let place = |buffer| Place { span: span(buffer), room: 256 << 20 };
-        (Item { variant: 1, slots: 2, len: 64 << 20 }, (place(2 * i), place(2 * i + 1)))
+        (Item { variant: 1, group: 0, slots: 2, len: 64 << 20 }, (place(2 * i), place(2 * i + 1)))
     };
     let (items, places): (Vec<Item>, Vec<_>) = (0..160).map(tensor).unzip();
     let buffers = (0..320).map(|buffer| (buffer, 256 << 20)).collect();
@@ -365,7 +395,7 @@ fn a_tensor_past_2_to_32_elements_is_cut_and_not_truncated() {
     let limits = Limits { buffer: 1 << 40, ..Limits::DEFAULT };
     let len = (1u64 << 32) + 12_345;
     let mut placement = Placement::default();
-    placement.extend(&[Item { variant: 1, slots: 2, len }], &limits, |item| item);
+    placement.extend(&[Item { variant: 1, group: 0, slots: 2, len }], &limits, |item| item);
     partition(placement.pieces_of(0).map(|piece| (piece.start, piece.start + piece.len)).collect(), len, "pieces");
     let place = |buffer| {
         let size = len * ELEMENT;
@@ -373,7 +403,7 @@ fn a_tensor_past_2_to_32_elements_is_cut_and_not_truncated() {
     };
     let places = [(place(0), place(1))];
     let laid = Laid {
-        items: vec![Item { variant: 1, slots: 2, len }],
+        items: vec![Item { variant: 1, group: 0, slots: 2, len }],
         places: places.to_vec(),
         buffers: [(0, len * ELEMENT + 4), (1, len * ELEMENT + 4)].into(),
         batches: vec![1],
@@ -417,7 +447,7 @@ fn a_plan_that_is_off_by_one_is_noticed() {
         change(&mut launch);
         let checks = || {
             check_bindings(&laid, &launch, &limits);
-            check_tables(&placement, &launch, &limits);
+            check_runs(&placement, &launch, &limits);
             let check = |segment| check_segment(&laid, &placement, &launch, segment);
             let ranges: Vec<_> = launch.segments.iter().map(check).collect();
             let whole: Vec<_> =

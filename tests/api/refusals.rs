@@ -448,20 +448,23 @@ fn a_device_with_too_few_storage_buffers_is_refused_with_the_number() {
         let limits = wgpu::Limits { max_storage_buffers_per_shader_stage: buffers, ..wgpu::Limits::default() };
         noop(limits).device
     };
-    let device = few(5);
-    let message = "the device's limit max_storage_buffers_per_shader_stage is 5, at least 6 is needed";
+    let device = few(3);
+    let message = "the device's limit max_storage_buffers_per_shader_stage is 3, at least 4 is needed";
     let tensors = [own(&device, "w", 4)];
     assert_eq!(Optimizer::new(&device, Adam::PYTORCH, tensors).unwrap_err().to_string(), message);
     assert_eq!(kernel::Kernels::new(&device).unwrap_err().to_string(), message);
     assert_eq!(Arena::new(&device, [("w", 4)]).unwrap_err().to_string(), message);
-    let enough = few(6);
+    let enough = few(4);
     Optimizer::new(&enough, Adam::PYTORCH, [own(&enough, "w", 4)]).unwrap();
 }
 
 #[test]
 fn every_limit_that_a_step_needs_is_checked_by_name() {
     type Lower = fn(&mut wgpu::Limits);
-    let needed: [(&str, Lower); 6] = [
+    let needed: [(&str, Lower); 9] = [
+        ("max_uniform_buffers_per_shader_stage", |l| l.max_uniform_buffers_per_shader_stage = 1),
+        ("max_dynamic_uniform_buffers_per_pipeline_layout", |l| l.max_dynamic_uniform_buffers_per_pipeline_layout = 0),
+        ("max_uniform_buffer_binding_size", |l| l.max_uniform_buffer_binding_size = 128),
         ("max_bind_groups", |l| l.max_bind_groups = 1),
         ("max_compute_invocations_per_workgroup", |l| l.max_compute_invocations_per_workgroup = 128),
         ("max_compute_workgroup_size_x", |l| l.max_compute_workgroup_size_x = 128),

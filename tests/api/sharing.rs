@@ -73,16 +73,23 @@ fn kernels_are_compiled_once_for_all_who_share_them() {
     let group = |settings: Adam| Group::new(settings, [own(&gpu.device, "w", 1021)]);
     let first = Optimizer::with_groups(&gpu.device, [group(Adam::PYTORCH)]).unwrap();
     assert_eq!(compiled(), 2);
-    let others = [Adam::PYTORCH, Adam::KERAS, AdamW::PYTORCH, Adam { lr: 0.5, maximize: true, ..Adam::ARTICLE }];
+    let others = [
+        Adam::PYTORCH,
+        Adam::KERAS,
+        Adam { beta2: 0.99, ..Adam::KERAS },
+        Adam { lr: 0.5, ..Adam::ARTICLE },
+    ];
     let sharing =
         others.map(|settings| Optimizer::with_kernels(&gpu.device, first.kernels(), [group(settings)]).unwrap());
     assert_eq!(compiled(), 2, "numbers are no reason to compile");
     let amsgrad = group(Adam { amsgrad: true, ..Adam::PYTORCH });
     let _another = Optimizer::with_kernels(&gpu.device, first.kernels(), [amsgrad]).unwrap();
     assert_eq!(compiled(), 4);
+    let _decay = Optimizer::with_kernels(&gpu.device, first.kernels(), [group(AdamW::PYTORCH)]).unwrap();
+    assert_eq!(compiled(), 6, "a term that is off is not in the kernel");
     let rule = Group::new(RmsProp::PYTORCH, [own(&gpu.device, "w", 1021)]);
     let _rule = Optimizer::with_kernels(&gpu.device, sharing[2].kernels(), [rule]).unwrap();
-    assert_eq!(compiled(), 6, "rules share kernels as well");
+    assert_eq!(compiled(), 8, "rules share kernels as well");
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod config;
 mod desk;
 mod devices;
 mod explain;
+mod measured;
 mod mismatch;
 mod output;
 mod round_trip;

@@ -190,8 +190,14 @@ impl Opened {
 /// # Errors
 /// Where the driver refuses.
 pub fn open(adapter: &wgpu::Adapter) -> Result<Opened> {
+    open_with(adapter, wgpu::Features::empty())
+}
+
+/// [`open`], with those of these features that the adapter has.
+pub fn open_with(adapter: &wgpu::Adapter, features: wgpu::Features) -> Result<Opened> {
     let descriptor = wgpu::DeviceDescriptor {
         label: Some("wgpu-optim"),
+        required_features: features & adapter.features(),
         required_limits: wgpu_optim::required_limits(adapter),
         ..Default::default()
     };

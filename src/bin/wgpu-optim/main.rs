@@ -2,13 +2,16 @@
 
 mod adapter;
 mod apply;
+mod bench;
 mod catalog;
 mod compare;
 mod config;
 mod devices;
+mod diff;
 mod explain;
 mod inputs;
 mod output;
+mod peers;
 mod report;
 mod safetensors;
 mod state;
@@ -32,16 +35,22 @@ struct Cli {
 enum Command {
     Devices(devices::Args),
     Apply(apply::Args),
+    Bench(bench::Args),
     Compare(compare::Args),
     Verify(verify::Args),
+    Diff(diff::Args),
+    Peers(peers::Args),
 }
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Devices(args) => devices::run(&args),
         Command::Apply(args) => apply::run(&args),
+        Command::Bench(args) => bench::run(&args),
         Command::Compare(args) => compare::run(&args),
         Command::Verify(args) => verify::run(&args),
+        Command::Diff(args) => diff::run(&args),
+        Command::Peers(args) => peers::run(&args),
     };
     result.unwrap_or_else(|error| {
         report::complain(&format!("error: {error:#}"));

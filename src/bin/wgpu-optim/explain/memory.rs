@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use serde_json::{Value, json};
 use wgpu_optim::MemoryPlan;
-use wgpu_optim::plan::{Lanes, Launch, Limits};
+use wgpu_optim::plan::{Lanes, Launch, Limits, Run};
 
 use crate::report::{count, size};
 
@@ -13,12 +13,13 @@ use crate::report::{count, size};
 const LISTED: usize = 8;
 
 pub fn to_json(plan: &MemoryPlan, limits: &Limits) -> Value {
-    let dispatch = |launch: &Launch| {
+    let dispatch = |(launch, run): &(usize, Run)| {
+        let launch = &plan.launches[*launch];
         json!({
-            "elements": launch.elements(),
+            "elements": run.elements(launch),
             "lanes": lanes(launch),
-            "segments": launch.segments.len(),
-            "grid": launch.grid(limits),
+            "segments": run.segments(launch).len(),
+            "grid": run.grid(limits),
         })
     };
     json!({
@@ -31,7 +32,7 @@ pub fn to_json(plan: &MemoryPlan, limits: &Limits) -> Value {
         "scalars": plan.scalars,
         "staging": plan.staging,
         "windows": plan.windows.len(),
-        "dispatches": plan.launches.iter().map(dispatch).collect::<Vec<_>>(),
+        "dispatches": plan.dispatches.iter().map(dispatch).collect::<Vec<_>>(),
     })
 }
 
@@ -51,12 +52,12 @@ pub fn to_text(plan: &MemoryPlan, limits: &Limits) -> String {
     line("total", size(plan.total()));
     line("staging", format!("{} at most", size(plan.staging)));
     line("windows", plan.windows.len().to_string());
-    line("dispatches", plan.launches.len().to_string());
-    for launch in plan.launches.iter().take(LISTED) {
-        line("", dispatch(launch, limits));
+    line("dispatches", plan.dispatches.len().to_string());
+    for (launch, run) in plan.dispatches.iter().take(LISTED) {
+        line("", dispatch(&plan.launches[*launch], run, limits));
     }
-    if plan.launches.len() > LISTED {
-        line("", format!("and {} more", plan.launches.len() - LISTED));
+    if plan.dispatches.len() > LISTED {
+        line("", format!("and {} more", plan.dispatches.len() - LISTED));
     }
     text
 }
@@ -70,9 +71,10 @@ fn slots(plan: &MemoryPlan) -> BTreeMap<&'static str, u64> {
     slots
 }
 
-fn dispatch(launch: &Launch, limits: &Limits) -> String {
-    let (x, y) = launch.grid(limits);
-    let (elements, segments) = (count(launch.elements(), "element"), count(launch.segments.len() as u64, "segment"));
+fn dispatch(launch: &Launch, run: &Run, limits: &Limits) -> String {
+    let (x, y) = run.grid(limits);
+    let segments = count(run.segments(launch).len() as u64, "segment");
+    let elements = count(run.elements(launch), "element");
     format!("{elements} as {} of {segments}, grid {x} x {y}", lanes(launch))
 }
 

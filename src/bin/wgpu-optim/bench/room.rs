@@ -1,0 +1,102 @@
+//! Whether there is room for a workload, decided before anything is allocated.
+
+use wgpu_optim::Rule;
+use wgpu_optim::rule::kept_slots;
+
+use super::PathKind;
+use super::device::Clocked;
+use super::group::bytes_of_step;
+use super::machine::{Machine, available_memory};
+use super::workload::{Layout, Workload};
+use super::yardstick;
+use crate::adapter;
+use crate::report::size;
+
+/// WebGPU's default `max_buffer_size`.
+const DEFAULT_BUFFER: u64 = 256 << 20;
+/// A device's own cache is not told; none is as large as this.
+const DEVICE_CACHE: u64 = 128 << 20;
+/// The share of the memory that is left which a workload may take.
+const SHARE: f64 = 0.8;
+
+/// What a workload takes.
+pub struct Room {
+    name: String,
+    /// Bytes of the longest buffer.
+    buffer: u64,
+    /// Bytes of parameters, gradients and state.
+    working_set: u64,
+    /// Bytes that verification holds besides.
+    verification: u64,
+    yardsticks: u64,
+    /// What the device allows, and whether its memory is the host's.
+    device: Option<(u64, bool)>,
+}
+
+impl Room {
+    pub fn new<R: Rule>(settings: &R, workload: &Workload, device: Option<&Clocked>) -> Self {
+        let slots = kept_slots(settings).len() as u64;
+        let elements = workload.elements();
+        let longest = workload.tensors.iter().map(|tensor| tensor.len * 4).max().unwrap_or(0);
+        let apart = workload.layout == Layout::Apart;
+        let device = device.map(|device| (device.device.limits().max_buffer_size, adapter::is_software(&device.info)));
+        Self {
+            name: workload.name.clone(),
+            buffer: if apart { 2 * longest.next_power_of_two() } else { longest },
+            working_set: elements * 4 * (2 + slots),
+            verification: elements * 4 * 2 * (1 + slots),
+            yardsticks: yardstick::memory(bytes_of_step(settings, elements)),
+            device,
+        }
+    }
+
+    /// The paths that there is room for; of the others it is said why not.
+    pub fn allowed(&self, paths: &[PathKind], refused: &mut Vec<String>) -> Vec<PathKind> {
+        let mut allowed = Vec::new();
+        for &path in paths {
+            match self.obstacle(path) {
+                None => allowed.push(path),
+                Some(why) => refused.push(format!("{}, {path}: {why}", self.name)),
+            }
+        }
+        let (needed, left) = (self.memory(&allowed), available_memory());
+        if needed as f64 > left as f64 * SHARE {
+            let (needed, left) = (size(needed), size(left));
+            refused.push(format!("{}: takes {needed} of memory, and {left} are left", self.name));
+            allowed.clear();
+        }
+        allowed
+    }
+
+    fn obstacle(&self, path: PathKind) -> Option<String> {
+        let (most, _) = self.device.filter(|_| path == PathKind::Gpu)?;
+        let (needs, has) = (size(self.buffer), size(most));
+        (self.buffer > most).then(|| format!("needs a max_buffer_size of {needs}, and the adapter has {has}"))
+    }
+
+    /// Bytes of the host's memory that these paths take at most.
+    fn memory(&self, paths: &[PathKind]) -> u64 {
+        let on_host = |path: &&PathKind| **path != PathKind::Gpu || self.device.is_some_and(|(_, software)| software);
+        let paths = paths.iter().filter(on_host).count() as u64;
+        let yardsticks = self.yardsticks * paths.min(2);
+        self.verification + self.working_set * paths + yardsticks + self.buffer
+    }
+
+    /// What a reader of this path's row should know.
+    pub fn note(&self, path: PathKind, machine: &Machine) -> String {
+        let real = path == PathKind::Gpu && self.device.is_some_and(|(_, software)| !software);
+        let cache = if real { Some(DEVICE_CACHE) } else { machine.cache };
+        let mut notes = Vec::new();
+        match cache {
+            Some(cache) if self.working_set <= cache && real => notes.push("may lie in the device's cache".into()),
+            Some(cache) if self.working_set <= cache => {
+                notes.push(format!("{} lie in the cache of {}", size(self.working_set), size(cache)));
+            }
+            _ => {}
+        }
+        if path == PathKind::Gpu && self.buffer > DEFAULT_BUFFER {
+            notes.push("needs a max_buffer_size above WebGPU's default".into());
+        }
+        notes.join("; ")
+    }
+}
