@@ -8,7 +8,7 @@ use std::ops::{Deref, DerefMut};
 use crate::Error;
 use crate::pages::Pages;
 use crate::roster::{Member, Roster, SKIP};
-use crate::rule::{MAX_SLOTS, Rule, cast};
+use crate::rule::{MAX_SLOTS, Rule, cast, kept_slots};
 use crate::wgsl::Real;
 
 /// Steps one tensor: `params` and the kept `slots` in place, from `grads`.
@@ -52,8 +52,7 @@ where
 #[derive(Clone, Debug)]
 pub struct Optimizer<R: Rule, T: Real> {
     pub(crate) roster: Roster<R>,
-    /// For each tensor, for each of `R::SLOTS`, its values; empty where the slot is not kept.
-    pub(crate) slots: Vec<Vec<Pages<T>>>,
+    pub(crate) state: State<T>,
 }
 
 impl<R: Rule, T: Real> Optimizer<R, T> {
@@ -62,7 +61,7 @@ impl<R: Rule, T: Real> Optimizer<R, T> {
     /// # Errors
     /// As [`add_group`](Self::add_group).
     pub fn new<'a>(settings: R, tensors: impl IntoIterator<Item = (&'a str, usize)>) -> Result<Self, Error> {
-        let mut optimizer = Self { roster: Roster::new(), slots: Vec::new() };
+        let mut optimizer = Self { roster: Roster::new(), state: State::default() };
         optimizer.add_group(settings, tensors)?;
         Ok(optimizer)
     }
@@ -84,10 +83,9 @@ impl<R: Rule, T: Real> Optimizer<R, T> {
             return Err(Error::Empty { what: "tensor", name: empty.name.clone() });
         }
         roster.add_members(members)?;
-        let added = self.slots.len()..roster.members().len();
-        let slots = added.map(|tensor| fresh(&roster, tensor)).collect::<Result<Vec<_>, Error>>()?;
+        let added = &roster.members()[self.roster.members().len()..];
+        self.state.add(roster.group(group)?, added.iter().map(|member| member.len as usize).collect())?;
         self.roster = roster;
-        self.slots.extend(slots);
         Ok(group)
     }
 
@@ -99,12 +97,10 @@ impl<R: Rule, T: Real> Optimizer<R, T> {
     pub fn step(&mut self, params: &mut [&mut [T]], grads: &[&[T]]) -> Result<(), Error> {
         self.check_lengths(params, grads)?;
         let hypers = self.next_hypers();
-        for (tensor, p) in params.iter_mut().enumerate() {
+        for (tensor, (p, mut slots)) in params.iter_mut().zip(self.state.slices()).enumerate() {
             let class = self.roster.class_of()[tensor];
             if class != SKIP {
-                let settings = self.roster.settings_of(tensor);
-                let mut slots: Vec<&mut [T]> = self.slots[tensor].iter_mut().map(|slot| &mut slot[..]).collect();
-                step(settings, &hypers[class as usize], p, grads[tensor], &mut slots);
+                step(self.roster.settings_of(tensor), &hypers[class as usize], p, grads[tensor], &mut slots);
             }
         }
         self.roster.advance();
@@ -200,7 +196,7 @@ impl<R: Rule, T: Real> Optimizer<R, T> {
     /// [`Error::UnknownName`], [`Error::UnknownSlot`].
     pub fn state(&self, name: &str, slot: &str) -> Result<&[T], Error> {
         let tensor = self.roster.find(name)?;
-        Ok(&self.slots[tensor][self.roster.slot(tensor, slot)?])
+        Ok(self.state.get(tensor, self.roster.slot(tensor, slot)?))
     }
 
     /// Sets the values of a state slot.
@@ -210,7 +206,7 @@ impl<R: Rule, T: Real> Optimizer<R, T> {
     pub fn set_state(&mut self, name: &str, slot: &str, values: &[T]) -> Result<(), Error> {
         let tensor = self.roster.find(name)?;
         let index = self.roster.slot(tensor, slot)?;
-        let kept = &mut self.slots[tensor][index];
+        let kept = self.state.get_mut(tensor, index);
         if kept.len() != values.len() {
             return Err(Error::Length {
                 what: slot.into(),
@@ -229,7 +225,7 @@ impl<R: Rule, T: Real> Optimizer<R, T> {
     /// [`Error::UnknownName`].
     pub fn slots(&self, name: &str) -> Result<Vec<&'static str>, Error> {
         let settings = self.roster.settings_of(self.roster.find(name)?);
-        Ok(crate::rule::kept_slots(settings).into_iter().map(|slot| R::SLOTS[slot]).collect())
+        Ok(kept_slots(settings).into_iter().map(|slot| R::SLOTS[slot]).collect())
     }
 
     /// The names of the tensors, in the order in which they were added.
@@ -238,13 +234,80 @@ impl<R: Rule, T: Real> Optimizer<R, T> {
     }
 }
 
-/// The slots of a tensor that has taken no step.
-fn fresh<R: Rule, T: Real>(roster: &Roster<R>, tensor: usize) -> Result<Vec<Pages<T>>, Error> {
-    let settings = roster.settings_of(tensor);
-    let len = roster.members()[tensor].len as usize;
-    let slot = |slot| match settings.keeps(slot) {
-        true => Pages::new(len, slot + 1, T::from_f64(settings.initial(slot))),
-        false => Ok(Pages::default()),
-    };
-    (0..R::SLOTS.len()).map(slot).collect()
+/// The slots of all tensors: those of a group in one array for each slot, so that many small ones lie as one large.
+#[derive(Clone, Debug)]
+pub(crate) struct State<T: Real> {
+    blocks: Vec<Block<T>>,
+    /// Each tensor's block, and its place there.
+    of: Vec<(usize, usize)>,
+}
+
+#[derive(Clone, Debug)]
+struct Block<T: Real> {
+    /// For each slot; empty where it is not kept.
+    slots: [Pages<T>; MAX_SLOTS],
+    /// (first element, elements) of each tensor.
+    places: Vec<(usize, usize)>,
+}
+
+/// Tensors start at multiples of this many elements: a line of the cache.
+const LINE: usize = 16;
+
+/// A length in whole lines.
+fn padded(len: usize) -> usize {
+    len.div_ceil(LINE).saturating_mul(LINE)
+}
+
+impl<T: Real> Default for State<T> {
+    fn default() -> Self {
+        Self { blocks: Vec::new(), of: Vec::new() }
+    }
+}
+
+impl<T: Real> State<T> {
+    /// Adds tensors that have taken no step.
+    fn add<R: Rule>(&mut self, settings: &R, lens: Vec<usize>) -> Result<(), Error> {
+        let mut end = 0usize;
+        let mut place = |len: usize| {
+            let start = end;
+            end = end.saturating_add(padded(len));
+            (start, len)
+        };
+        let places: Vec<(usize, usize)> = lens.into_iter().map(&mut place).collect();
+        let mut slots: [Pages<T>; MAX_SLOTS] = Default::default();
+        for slot in kept_slots(settings) {
+            slots[slot] = Pages::new(end, slot + 1, T::from_f64(settings.initial(slot)))?;
+        }
+        self.of.extend((0..places.len()).map(|place| (self.blocks.len(), place)));
+        self.blocks.push(Block { slots, places });
+        Ok(())
+    }
+
+    /// The slots of every tensor, empty where they are not kept.
+    pub fn slices(&mut self) -> impl Iterator<Item = [&mut [T]; MAX_SLOTS]> {
+        self.blocks.iter_mut().flat_map(|Block { slots, places }| {
+            let mut rest = slots.each_mut().map(|slot| &mut slot[..]);
+            places.iter().map(move |&(_, len)| {
+                rest.each_mut().map(|rest| {
+                    let own = rest.split_off_mut(..padded(len).min(rest.len())).unwrap_or_default();
+                    let kept = len.min(own.len());
+                    &mut own[..kept]
+                })
+            })
+        })
+    }
+
+    fn get(&self, tensor: usize, slot: usize) -> &[T] {
+        let (block, place) = self.of[tensor];
+        let Block { slots, places } = &self.blocks[block];
+        let (start, len) = places[place];
+        &slots[slot][start..start + len]
+    }
+
+    fn get_mut(&mut self, tensor: usize, slot: usize) -> &mut [T] {
+        let (block, place) = self.of[tensor];
+        let Block { slots, places } = &mut self.blocks[block];
+        let (start, len) = places[place];
+        &mut slots[slot][start..start + len]
+    }
 }

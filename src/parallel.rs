@@ -36,12 +36,10 @@ impl<R: Rule> Optimizer<R, f32> {
         let total = params.iter().map(|p| p.len()).sum::<usize>();
         let task = (total / (rayon::current_num_threads() * TASKS)).clamp(SHORTEST, LONGEST);
         let mut tasks = Tasks { task, open: 0, tasks: Vec::new() };
-        for (tensor, (p, slots)) in params.iter_mut().zip(&mut self.slots).enumerate() {
+        for (tensor, (p, slots)) in params.iter_mut().zip(self.state.slices()).enumerate() {
             let class = self.roster.class_of()[tensor];
             if class != SKIP {
                 let (rule, h) = (self.roster.settings_of(tensor), &hypers[class as usize]);
-                let mut slots = slots.iter_mut().map(|slot| &mut slot[..]);
-                let slots = std::array::from_fn(|_| slots.next().unwrap_or_default());
                 tasks.add(Piece { rule, h, params: p, grads: grads[tensor], slots });
             }
         }

@@ -32,24 +32,30 @@ pub trait Real:
 }
 
 impl Real for f32 {
+    #[inline(always)]
     fn from_f64(x: f64) -> Self {
         x as f32
     }
+    #[inline(always)]
     fn to_f64(self) -> f64 {
         self.into()
     }
+    #[inline(always)]
     fn square_root(self) -> Self {
         self.sqrt()
     }
 }
 
 impl Real for f64 {
+    #[inline(always)]
     fn from_f64(x: f64) -> Self {
         x
     }
+    #[inline(always)]
     fn to_f64(self) -> f64 {
         self
     }
+    #[inline(always)]
     fn square_root(self) -> Self {
         self.sqrt()
     }

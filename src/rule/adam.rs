@@ -309,24 +309,29 @@ impl Rule for Adam {
 }
 
 impl Adam {
+    #[inline(always)]
     fn has_l2(&self) -> bool {
         self.weight_decay_as(Decay::L2) > 0.0
     }
 
+    #[inline(always)]
     fn has_decay(&self) -> bool {
         self.weight_decay > 0.0 && self.decay != Decay::L2
     }
 
     /// Whether something is added inside the root.
+    #[inline(always)]
     fn has_root(&self) -> bool {
         self.eps_root > 0.0 || self.epsilon == AdamEpsilon::Inside
     }
 
     /// Whether `m` is interpolated from `g`'s end, which is then the nearer one.
+    #[inline(always)]
     fn has_low_beta1(&self) -> bool {
         self.beta1 < 0.5
     }
 
+    #[inline(always)]
     fn weight_decay_as(&self, decay: Decay) -> f64 {
         if self.decay == decay { self.weight_decay } else { 0.0 }
     }

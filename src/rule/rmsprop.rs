@@ -306,23 +306,24 @@ impl Rule for RmsProp {
 }
 
 impl RmsProp {
+    #[inline(always)]
     fn has_l2(&self) -> bool {
         self.weight_decay > 0.0 && self.decay == Decay::L2
     }
 
+    #[inline(always)]
     fn has_decay(&self) -> bool {
         self.weight_decay > 0.0 && self.decay != Decay::L2
     }
 
-    /// Whether `eps` stands inside the root.
+    /// Whether `eps` stands inside the root. Without a branch, which would keep the CPU's loop from becoming lanes.
+    #[inline(always)]
     fn has_root(&self) -> bool {
-        match self.epsilon {
-            RmsPropEpsilon::Outside => false,
-            RmsPropEpsilon::Inside => true,
-            RmsPropEpsilon::InsideWithMomentum => self.has_momentum(),
-        }
+        let with_momentum = (self.epsilon == RmsPropEpsilon::InsideWithMomentum) & self.has_momentum();
+        (self.epsilon == RmsPropEpsilon::Inside) | with_momentum
     }
 
+    #[inline(always)]
     fn has_momentum(&self) -> bool {
         self.momentum > 0.0
     }

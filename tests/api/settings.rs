@@ -267,3 +267,38 @@ fn a_group_of_another_structure_can_be_added_to_a_running_optimizer() {
     assert_eq!(stand.optimizer.step_of("late").unwrap(), 2);
     assert_eq!(stand.optimizer.step_of("fc1.bias").unwrap(), 4);
 }
+
+/// A term that is off is not in the kernel, so that turning one on or off takes another kernel.
+#[test]
+fn a_term_can_be_turned_on_and_off_between_steps() {
+    let Some(gpu) = gpu() else { return };
+    let adam = [
+        Adam::PYTORCH,
+        AdamW::PYTORCH,
+        Adam { weight_decay: 0.1, maximize: true, ..Adam::PYTORCH },
+        Adam { epsilon: AdamEpsilon::Inside, beta1: 0.3, ..Adam::PYTORCH },
+        Adam::PYTORCH,
+    ];
+    turn(&gpu, &adam);
+    let rmsprop = [
+        RmsProp::PYTORCH,
+        RmsProp { weight_decay: 0.1, decay: Decay::Decoupled, ..RmsProp::PYTORCH },
+        RmsProp { weight_decay: 0.1, maximize: true, ..RmsProp::PYTORCH },
+        RmsProp { epsilon: RmsPropEpsilon::Inside, ..RmsProp::PYTORCH },
+        RmsProp::PYTORCH,
+    ];
+    turn(&gpu, &rmsprop);
+}
+
+/// Steps two groups, the second retuned through these settings.
+fn turn<R: Rule>(gpu: &crate::support::Gpu, settings: &[R]) {
+    let flat = [crate::stand::buffer(&gpu.device, 2048), crate::stand::buffer(&gpu.device, 2048)];
+    let tensors = |name: &str, first| vec![crate::stand::at(name, &flat, first, 515)];
+    let groups = vec![(settings[0].clone(), tensors("a", 0)), (settings[0].clone(), tensors("b", 1024))];
+    let mut stand = Stand::with_groups(gpu, groups);
+    for settings in settings {
+        stand.retune(1, settings.clone());
+        stand.verified_step();
+        stand.verified_step();
+    }
+}
