@@ -73,12 +73,7 @@ fn kernels_are_compiled_once_for_all_who_share_them() {
     let group = |settings: Adam| Group::new(settings, [own(&gpu.device, "w", 1021)]);
     let first = Optimizer::with_groups(&gpu.device, [group(Adam::PYTORCH)]).unwrap();
     assert_eq!(compiled(), 2);
-    let others = [
-        Adam::PYTORCH,
-        Adam::KERAS,
-        Adam { beta2: 0.99, ..Adam::KERAS },
-        Adam { lr: 0.5, ..Adam::ARTICLE },
-    ];
+    let others = [Adam::PYTORCH, Adam::KERAS, Adam { beta2: 0.99, ..Adam::KERAS }, Adam { lr: 0.5, ..Adam::ARTICLE }];
     let sharing =
         others.map(|settings| Optimizer::with_kernels(&gpu.device, first.kernels(), [group(settings)]).unwrap());
     assert_eq!(compiled(), 2, "numbers are no reason to compile");
