@@ -177,7 +177,8 @@ impl<R: Rule> Roster<R> {
         &self.class_of
     }
 
-    /// The settings of each class.
+    /// The settings of a class.
+    #[cfg(feature = "gpu")]
     pub fn settings_of_class(&self, class: u32) -> &R {
         &self.groups[self.classes[class as usize].group]
     }

@@ -70,6 +70,7 @@ impl Run {
     }
 
     /// The same workgroups in class 0: what is bound for them does not depend on their class.
+    #[cfg(feature = "gpu")]
     pub(crate) fn unclassed(&self) -> Self {
         Self { class: 0, ..*self }
     }

@@ -17,7 +17,7 @@ fn formulas_have_their_numbers_and_nothing_is_stepped() {
         {
             assert!(told.contains(part), "{part}: {told}");
         }
-        for part in ["of exp_avg_sq", "windows     1", "dispatches  1", "staging"] {
+        for part in ["of exp_avg_sq", "windows     1", "dispatches  2", "staging"] {
             assert!(told.contains(part), "{part}: {told}");
         }
         assert!(desk.files() == before);

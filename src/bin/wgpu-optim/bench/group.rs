@@ -15,7 +15,7 @@ use super::timing::{Effort, Sample, Series, Subject, deviation, median, speedup,
 use super::transfer::{Readback, Upload};
 use super::verify::{Path, check_normal, verify};
 use super::workload::Workload;
-use super::yardstick::{CpuCopy, CpuStream, kernels};
+use super::yardstick::{CpuCopy, CpuStream, Yardsticks, kernels};
 use crate::adapter;
 use crate::catalog::Job;
 
@@ -136,7 +136,7 @@ impl Group<'_> {
         (self.say)("measuring the copies");
         match self.device {
             Some(device) if on_gpu => {
-                let (kernels, (driver_bytes, driver)) = kernels(device, bytes)?;
+                let Yardsticks { kernels, driver: (driver_bytes, driver) } = kernels(device, bytes)?;
                 for (name, bytes, kernel) in kernels {
                     entries.push(self.entry(What::Copy, on_gpu, name, bytes, kernel));
                 }

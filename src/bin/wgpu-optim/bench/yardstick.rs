@@ -4,7 +4,7 @@ mod cpu;
 mod gpu;
 
 pub use cpu::{CpuCopy, CpuStream};
-pub use gpu::kernels;
+pub use gpu::{Yardsticks, kernels};
 
 /// Bytes that a yardstick goes through at most; past the caches it is as fast through fewer, moved again.
 const MOST: u64 = 1 << 30;

@@ -27,11 +27,17 @@ pub struct DriverCopy {
     repeat: u64,
 }
 
+/// What there is on a device, each with the bytes that it moves.
+pub struct Yardsticks {
+    pub kernels: Vec<(&'static str, u64, Kernel)>,
+    pub driver: (u64, DriverCopy),
+}
+
 /// `copy-words`, `copy-quads` and `stream` with the bytes that each moves, and the driver's copy.
 ///
 /// # Errors
 /// Where the device refuses.
-pub fn kernels(device: &Clocked, bytes: u64) -> Result<(Vec<(&'static str, u64, Kernel)>, (u64, DriverCopy))> {
+pub fn kernels(device: &Clocked, bytes: u64) -> Result<Yardsticks> {
     let scope = device.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
     let (copy, stream) = (Sets::new(device, bytes, COPY, 2), Sets::new(device, bytes, STREAM, 4));
     if let Some(error) = pollster::block_on(scope.pop()) {
@@ -47,7 +53,7 @@ pub fn kernels(device: &Clocked, bytes: u64) -> Result<(Vec<(&'static str, u64, 
     ];
     let driver = (copy.bytes(), copy.driver(device));
     device.settle()?;
-    Ok((kernels, driver))
+    Ok(Yardsticks { kernels, driver })
 }
 
 /// Buffers that a kernel goes through, a set for each binding's worth.
