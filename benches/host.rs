@@ -261,11 +261,15 @@ impl Visitor for OnCpu<'_> {
             let grads: Vec<f32> = (0..LEN).map(|i| (i % 97) as f32 * 0.01 - 0.5).collect();
             let h = cast(&settings.fold(1));
             let mut tensor = Probe::new(&settings, LEN, 0, false).start;
-            group.bench_function(case, |bench| {
+            group.bench_function(format!("{case}, the plain twin"), |bench| {
                 bench.iter(|| {
                     let slots = &mut tensor.slots;
                     wgpu_optim::cpu::step::<R, f32, _>(&settings, &h, &mut tensor.params, &grads, slots);
                 });
+            });
+            let Ok(mut optimizer) = wgpu_optim::cpu::Optimizer::<R, f32>::new(settings, [("w", LEN)]) else { continue };
+            group.bench_function(format!("{case}, all cores"), |bench| {
+                bench.iter(|| optimizer.step_parallel(&mut [&mut tensor.params], &[&grads]));
             });
         }
     }
