@@ -97,9 +97,9 @@ fn chained(text: &str) -> String {
 
 /// Terms that are off, computed and not chosen.
 fn selects(text: &str) -> String {
-    let text = swap(text, "h.l2 * p0, HAS_L2)", "h.l2 * p0, h.l2 > Scalar(0.0))");
-    let text = swap(&text, "+ u, HAS_DECAY)", "+ u, h.decay > Scalar(0.0))");
-    let text = swap(&text, "w + h.root, HAS_ROOT)", "w + h.root, h.root >= Scalar(0.0))");
+    let text = swap(text, "h.l2 * p0, HAS_L2)", "h.l2 * p0, h.l2 > 0.0)");
+    let text = swap(&text, "+ u, HAS_DECAY)", "+ u, h.decay > 0.0)");
+    let text = swap(&text, "w + h.root, HAS_ROOT)", "w + h.root, h.root >= 0.0)");
     swap(&text, "HAS_LOW_BETA1);\n", "h.beta1 < h.one_minus_beta1);\n")
 }
 

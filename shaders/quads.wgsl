@@ -1,7 +1,6 @@
 // Lanes of four elements, for tensors that start at a multiple of four.
 
 alias Lane = vec4<f32>;
-alias Scalar = f32;
 
 @group(0) @binding(0) var<storage, read_write> params: array<vec4<u32>>;
 @group(0) @binding(1) var<storage, read_write> grads: array<vec4<u32>>;

@@ -1,7 +1,6 @@
 // Lanes of one element, for tensors that start anywhere, and for what is left of a length over a multiple of four.
 
 alias Lane = f32;
-alias Scalar = f32;
 
 @group(0) @binding(0) var<storage, read_write> params: array<u32>;
 @group(0) @binding(1) var<storage, read_write> grads: array<u32>;

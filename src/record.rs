@@ -251,14 +251,14 @@ fn constant(parts: &Parts<'_>, label: &str, usage: wgpu::BufferUsages, words: &[
     Ok(buffer)
 }
 
-/// Refuses words that no storage buffer of the device can hold.
+/// Refuses words that no buffer of the device can hold. What is bound of it is a table, which the plan has fitted, or
+/// a row.
 fn check_size(limits: &plan::Limits, words: &[u32]) -> Result<(), Error> {
-    let needed = size_of_val(words) as u64;
-    let sizes = [("max_storage_buffer_binding_size", limits.binding), ("max_buffer_size", limits.buffer)];
-    match sizes.into_iter().find(|(_, available)| *available < needed) {
-        Some((limit, available)) => Err(Error::Limits { limit, needed, available }),
-        None => Ok(()),
+    let (needed, available) = (size_of_val(words) as u64, limits.buffer);
+    if needed > available {
+        return Err(Error::Limits { limit: "max_buffer_size", needed, available });
     }
+    Ok(())
 }
 
 /// A new buffer with these words in it, if wgpu had the memory; the caller guards it.

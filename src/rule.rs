@@ -155,7 +155,7 @@ pub fn kept_slots<R: Rule>(rule: &R) -> Vec<usize> {
     (0..R::SLOTS.len()).filter(|&slot| rule.keeps(slot)).collect()
 }
 
-/// The number of the kernel that a group needs: that of the first group that keeps the same state in the same way.
+/// The number of the first group that keeps the same state in the same way: the state of both may lie in one window.
 pub fn variant<R: Rule>(groups: &[R], group: usize) -> usize {
     let structure = groups[group].structure();
     groups.iter().position(|other| other.structure() == structure).unwrap_or(group)

@@ -68,13 +68,6 @@ pub fn Lane<T: Real>(x: f64) -> T {
     T::from_f64(x)
 }
 
-/// `Scalar(x)`: one number, for comparisons with a folded scalar.
-#[allow(non_snake_case, reason = "WGSL's spelling of the constructor")]
-#[inline(always)]
-pub fn Scalar<T: Real>(x: f64) -> T {
-    T::from_f64(x)
-}
-
 /// `select(f, t, condition)`: WGSL's order, the value for false first.
 #[inline(always)]
 pub fn select<T: Real>(f: T, t: T, condition: bool) -> T {

@@ -1,4 +1,4 @@
-//! Which pieces share a dispatch, and the tables that it reads.
+//! Which pieces are bound together, and the table of their workgroups.
 
 use super::{ELEMENT, Limits, Piece, Placement, QUAD, Span, WORKGROUP, groups};
 use crate::Error;

@@ -5,7 +5,7 @@ use super::{ELEMENT, Limits, QUAD, STAGGER, Span, WORKGROUP, groups};
 /// A tensor to be placed.
 #[derive(Clone, Copy, Debug)]
 pub struct Item {
-    /// Which kernel steps it; those of one variant keep the same slots.
+    /// Those of one variant keep the same slots, and may lie in one window.
     pub variant: usize,
     /// Its group: neighbours of one group are stepped by one dispatch.
     pub group: usize,
@@ -18,7 +18,7 @@ pub struct Item {
 /// A stretch of state: `slots` planes, `stride` elements apart, in one page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Window {
-    /// Which kernel steps its tensors.
+    /// What its tensors keep.
     pub variant: usize,
     /// Planes.
     pub slots: u64,

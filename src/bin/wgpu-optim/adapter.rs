@@ -118,7 +118,7 @@ pub fn none() -> String {
         Ok(backend) => format!(" with WGPU_BACKEND={backend}"),
         Err(_) => String::new(),
     };
-    format!("no adapter was found{backend}; the CPU path (--device cpu) needs none. {HINT}")
+    format!("no adapter was found{backend}; the CPU path needs none. {HINT}")
 }
 
 /// Every adapter of the backends that `WGPU_BACKEND` allows, the best first.
