@@ -13,6 +13,7 @@
 pub mod error;
 pub mod wgsl;
 pub mod rule;
+pub mod chain;
 mod roster;
 pub mod pages;
 pub mod cpu;
@@ -30,6 +31,8 @@ mod state;
 #[cfg(feature = "gpu")]
 mod record;
 #[cfg(feature = "gpu")]
+mod control;
+#[cfg(feature = "gpu")]
 mod arena;
 #[cfg(feature = "gpu")]
 pub mod readback;
@@ -38,6 +41,8 @@ mod optimizer;
 #[cfg(all(feature = "gpu", not(target_arch = "wasm32")))]
 pub mod verify;
 
+#[doc(inline)]
+pub use chain::{Chain, Clamp, Clip, ClipForm, Ema, Norm, Over, Scaler};
 #[doc(inline)]
 pub use error::Error;
 #[doc(inline)]

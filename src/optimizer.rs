@@ -5,13 +5,15 @@ mod access;
 use std::collections::HashSet;
 
 use crate::Error;
+use crate::chain::Chain;
+use crate::control::{Control, Memory, Set};
 use crate::kernel::{Kernels, limits_of};
 #[cfg(not(target_arch = "wasm32"))]
 use crate::kernel::{guarded, lost};
 use crate::plan::{self, Item, Place};
 use crate::record::{Buffers, Launches, Parts, bind_scalars};
 use crate::roster::{Member, Roster};
-use crate::rule::{Rule, kept_slots, variant};
+use crate::rule::{Rule, variant};
 use crate::state::State;
 use crate::tensor::{BufferRange, Tensor, check_overlaps};
 
@@ -45,6 +47,24 @@ pub struct Optimizer<R: Rule> {
     launches: Launches,
     /// Whether the launches are sorted by the roster's classes as they are.
     classified: bool,
+    /// Where steps are decided about on the device.
+    decided: Option<Decided>,
+}
+
+/// What a decision on the device needs.
+#[derive(Debug)]
+struct Decided {
+    memory: Memory,
+    control: Option<Control>,
+    /// Step counts that tensors are to have, which the next step tells the device.
+    sets: Vec<Set>,
+}
+
+/// A step that is about to be recorded.
+struct Ready {
+    /// What it is decided from.
+    orders: Option<wgpu::BindGroup>,
+    scalars: wgpu::BindGroup,
 }
 
 impl<R: Rule> Optimizer<R> {
@@ -77,9 +97,26 @@ impl<R: Rule> Optimizer<R> {
         kernels: &Kernels,
         groups: impl IntoIterator<Item = Group<R>>,
     ) -> Result<Self, Error> {
+        Self::with_chain(device, kernels, Chain::default(), groups)
+    }
+
+    /// [`with_kernels`](Self::with_kernels), with a chain around each update: clipping, loss scaling, averages.
+    ///
+    /// Cost: a norm reads each gradient once more, in two dispatches of its own for each of the step, and a third
+    /// decides; nothing is read back. See [`Chain`] for what else is moved.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new); [`Error::Limits`] where a decision needs more storage buffers than the device grants.
+    pub fn with_chain(
+        device: &wgpu::Device,
+        kernels: &Kernels,
+        chain: Chain,
+        groups: impl IntoIterator<Item = Group<R>>,
+    ) -> Result<Self, Error> {
         kernels.check_device(device)?;
+        chain.check()?;
         let mut optimizer = Self {
-            roster: Roster::new(),
+            roster: Roster::new(chain),
             tensors: Vec::new(),
             kernels: kernels.clone(),
             limits: limits_of(device)?,
@@ -87,7 +124,12 @@ impl<R: Rule> Optimizer<R> {
             buffers: Buffers::default(),
             launches: Launches::default(),
             classified: false,
+            decided: None,
         };
+        if optimizer.roster.chain().measures() {
+            let memory = Memory::new(device, &optimizer.roster)?;
+            optimizer.decided = Some(Decided { memory, control: None, sets: Vec::new() });
+        }
         optimizer.extend(device, groups.into_iter().collect(), None)?;
         Ok(optimizer)
     }
@@ -109,27 +151,53 @@ impl<R: Rule> Optimizer<R> {
     /// another device than the optimizer's. No step is counted then. wgpu cannot tell devices of two `Instance`s
     /// apart, and panics on such a mix.
     pub fn record(&mut self, device: &wgpu::Device, encoder: &mut wgpu::CommandEncoder) -> Result<(), Error> {
-        let Some(scalars) = self.next_scalars(device)? else { return Ok(()) };
-        self.pass(encoder, &scalars);
-        self.roster.advance();
+        let Some(ready) = self.next(device)? else { return Ok(()) };
+        self.pass(encoder, &ready);
+        self.advance();
         Ok(())
     }
 
-    fn pass(&self, encoder: &mut wgpu::CommandEncoder, scalars: &wgpu::BindGroup) {
+    fn pass(&mut self, encoder: &mut wgpu::CommandEncoder, ready: &Ready) {
+        if let Some(decided) = &mut self.decided {
+            decided.memory.copy(encoder);
+        }
         let label = format!("wgpu-optim {} step", R::NAME);
         let descriptor = wgpu::ComputePassDescriptor { label: Some(&label), timestamp_writes: None };
-        self.launches.dispatch(&mut encoder.begin_compute_pass(&descriptor), scalars);
+        self.dispatch(&mut encoder.begin_compute_pass(&descriptor), ready);
+    }
+
+    fn dispatch(&self, pass: &mut wgpu::ComputePass<'_>, ready: &Ready) {
+        let control = self.decided.as_ref().and_then(|decided| decided.control.as_ref());
+        if let (Some(control), Some(orders)) = (control, &ready.orders) {
+            control.dispatch(pass, orders);
+        }
+        self.launches.dispatch(pass, &ready.scalars);
+    }
+
+    fn advance(&mut self) {
+        self.roster.advance();
+        if let Some(decided) = &mut self.decided {
+            decided.sets.clear();
+        }
     }
 
     /// [`record`](Self::record) into a compute pass of the caller's. It leaves its pipeline and bind groups 0
     /// and 1 set.
     ///
     /// # Errors
-    /// As [`record`](Self::record).
+    /// As [`record`](Self::record). Where steps are decided on the device, [`Error::Refused`] for the first step after many
+    /// tensors were added: their counts are copied then, which a pass cannot do.
     pub fn record_in(&mut self, device: &wgpu::Device, pass: &mut wgpu::ComputePass<'_>) -> Result<(), Error> {
-        let Some(scalars) = self.next_scalars(device)? else { return Ok(()) };
-        self.launches.dispatch(pass, &scalars);
-        self.roster.advance();
+        if self.decided.as_ref().is_some_and(|decided| decided.memory.must_copy()) {
+            return Err(Error::Refused {
+                doing: "recording into a pass".into(),
+                message: "step counts must be copied first, since tensors were added: record this step with `record`"
+                    .into(),
+            });
+        }
+        let Some(ready) = self.next(device)? else { return Ok(()) };
+        self.dispatch(pass, &ready);
+        self.advance();
         Ok(())
     }
 
@@ -140,33 +208,44 @@ impl<R: Rule> Optimizer<R> {
     /// No step is counted then.
     #[cfg(not(target_arch = "wasm32"))]
     pub fn step_blocking(&mut self, device: &wgpu::Device, queue: &wgpu::Queue) -> Result<(), Error> {
-        let Some(scalars) = self.next_scalars(device)? else { return Ok(()) };
+        let Some(ready) = self.next(device)? else { return Ok(()) };
         let label = Some("wgpu-optim blocking step");
         let polled = guarded(device, "a step", || {
             let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label });
-            self.pass(&mut encoder, &scalars);
+            self.pass(&mut encoder, &ready);
             queue.submit([encoder.finish()]);
             device.poll(wgpu::PollType::wait_indefinitely())
         })?;
         polled.map_err(|_| lost("a step"))?;
-        self.roster.advance();
+        self.advance();
         Ok(())
     }
 
-    /// The scalars of the next step, or nothing where every tensor is frozen.
-    fn next_scalars(&mut self, device: &wgpu::Device) -> Result<Option<wgpu::BindGroup>, Error> {
+    /// What the next step is dispatched with, or nothing where every tensor is frozen.
+    fn next(&mut self, device: &wgpu::Device) -> Result<Option<Ready>, Error> {
         self.kernels.check_device(device)?;
-        let hypers = self.roster.next_hypers();
-        if hypers.is_empty() {
+        if self.roster.classes().next().is_none() {
             return Ok(None);
         }
+        let Self { kernels, limits, buffers, state, launches, roster, .. } = self;
+        let parts = Parts { device, kernels, limits, buffers, state };
         if !self.classified {
-            let Self { kernels, limits, buffers, state, launches, roster, .. } = self;
-            let parts = Parts { device, kernels, limits, buffers, state };
             launches.classify(&parts, roster)?;
+            if let Some(decided) = &mut self.decided {
+                decided.control = None;
+            }
             self.classified = true;
         }
-        bind_scalars::<R>(device, &self.kernels, &self.limits, &hypers).map(Some)
+        let Some(Decided { memory, control, sets }) = &mut self.decided else {
+            let scalars = bind_scalars(device, kernels, limits, roster)?;
+            return Ok(Some(Ready { orders: None, scalars }));
+        };
+        let control = match control {
+            Some(control) => control,
+            None => control.insert(Control::prepare(&parts, launches, roster)?),
+        };
+        let orders = Some(control.orders(&parts, memory, roster, sets)?);
+        Ok(Some(Ready { orders, scalars: control.scalars.clone() }))
     }
 
     /// Adds a group to a running optimizer and returns its number. What is there stays as it is.
@@ -219,7 +298,7 @@ impl<R: Rule> Optimizer<R> {
                 None => roster.add_group(settings)?,
             };
             let variant = variant(roster.groups(), group);
-            let slots = kept_slots(&roster.groups()[group]).len() as u64;
+            let slots = roster.slots_of(group).len() as u64;
             let mut named = Vec::with_capacity(members.len());
             for tensor in &members {
                 tensor.check()?;
@@ -237,6 +316,10 @@ impl<R: Rule> Optimizer<R> {
         let Self { kernels, limits, buffers, launches, .. } = self;
         let parts = Parts { device, kernels, limits, buffers, state: &state };
         launches.prepare(&parts, &tensors, &places, &roster)?;
+        if let Some(Decided { memory, control, .. }) = &mut self.decided {
+            memory.grow(device, tensors.len())?;
+            *control = None;
+        }
         (self.roster, self.tensors, self.state, self.classified) = (roster, tensors, state, true);
         Ok(())
     }
@@ -279,6 +362,9 @@ impl<R: Rule> Optimizer<R> {
         let Self { kernels, limits, buffers, state, launches, roster, .. } = self;
         let parts = Parts { device, kernels, limits, buffers, state };
         launches.prepare(&parts, &tensors, &places, roster)?;
+        if let Some(decided) = &mut self.decided {
+            decided.control = None;
+        }
         (self.tensors, self.classified) = (tensors, true);
         Ok(())
     }
@@ -360,15 +446,45 @@ impl<R: Rule> Optimizer<R> {
     /// [`Error::UnknownName`].
     pub fn set_step(&mut self, name: &str, step: u64) -> Result<(), Error> {
         let tensor = self.roster.find(name)?;
-        self.roster.set_step([tensor], step);
-        self.classified = false;
+        self.set_steps(tensor..tensor + 1, step);
         Ok(())
     }
 
     /// [`set_step`](Self::set_step) for every tensor.
     pub fn set_all_steps(&mut self, step: u64) {
-        self.roster.set_step(0..self.tensors.len(), step);
+        self.set_steps(0..self.tensors.len(), step);
+    }
+
+    fn set_steps(&mut self, tensors: std::ops::Range<usize>, step: u64) {
+        self.roster.set_step(tensors.clone(), step);
         self.classified = false;
+        if let Some(decided) = &mut self.decided {
+            decided.sets.retain(|(tensor, _)| !tensors.contains(&(*tensor as usize)));
+            let count = step.try_into().unwrap_or(u32::MAX);
+            decided.sets.extend(tensors.map(|tensor| (tensor as u32, count)));
+        }
+    }
+
+    /// The chain around each update.
+    pub fn chain(&self) -> &Chain {
+        self.roster.chain()
+    }
+
+    /// Gives the chain other numbers from the next recorded step on.
+    ///
+    /// # Errors
+    /// [`Error::Setting`], [`Error::Chain`] for what would need other state.
+    pub fn retune_chain(&mut self, chain: Chain) -> Result<(), Error> {
+        self.roster.retune_chain(chain)?;
+        self.classified = false;
+        Ok(())
+    }
+
+    /// Where the scale of the loss lies: 4 bytes, one `f32`, at the start of a buffer with usages `STORAGE` and `UNIFORM`, for
+    /// the kernel that computes the loss. Nothing without a scaler.
+    pub fn scale(&self) -> Option<&wgpu::Buffer> {
+        let scaled = self.roster.chain().scaler.is_some();
+        self.decided.as_ref().filter(|_| scaled).map(|decided| &decided.memory.scaler)
     }
 
     /// The tensors, in the order in which they were added.
@@ -378,6 +494,6 @@ impl<R: Rule> Optimizer<R> {
 
     /// Dispatches of a step.
     pub fn dispatches(&self) -> usize {
-        self.launches.len()
+        self.launches.steps().len()
     }
 }

@@ -6,8 +6,10 @@
 //! given another step count.
 
 use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use crate::Error;
+use crate::chain::{Chain, Over};
 use crate::rule::{Rule, kept_slots};
 
 /// The class of a tensor that is left alone.
@@ -22,11 +24,30 @@ pub(crate) struct Member {
     frozen: bool,
     /// The step count while the tensor is in no class.
     step: u64,
+    /// What became of it where others were stepped without it: tensors of one history have taken the same steps, also
+    /// where a device has left some out.
+    history: u64,
+    /// Steps recorded when it was frozen.
+    frozen_at: u64,
 }
 
 impl Member {
     pub fn new(name: String, len: u64, group: usize) -> Self {
-        Self { name, len, group, frozen: false, step: 0 }
+        Self { name, len, group, frozen: false, step: 0, history: 0, frozen_at: 0 }
+    }
+
+    /// Freezes or thaws it when so many steps were recorded.
+    fn set_frozen(&mut self, frozen: bool, recorded: u64) {
+        match (self.frozen, frozen) {
+            (false, true) => self.frozen_at = recorded,
+            (true, false) if self.frozen_at != recorded => {
+                let mut hasher = DefaultHasher::new();
+                (self.history, self.frozen_at, recorded).hash(&mut hasher);
+                self.history = hasher.finish();
+            }
+            _ => {}
+        }
+        self.frozen = frozen;
     }
 }
 
@@ -34,6 +55,21 @@ impl Member {
 struct Class {
     group: usize,
     step: u64,
+    history: u64,
+    /// The tensor, where each is clipped by its own norm.
+    tensor: Option<usize>,
+}
+
+/// A class, as its next step needs it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Next {
+    pub group: usize,
+    /// The number of the step, the first being 1.
+    pub step: u64,
+    /// Whose gradients are clipped together with its own.
+    pub scope: usize,
+    /// Its first tensor.
+    pub first: usize,
 }
 
 /// Groups of settings, and the tensors in them.
@@ -44,17 +80,45 @@ pub(crate) struct Roster<R> {
     index: HashMap<String, usize>,
     classes: Vec<Class>,
     class_of: Vec<u32>,
+    /// The first tensor of each class.
+    firsts: Vec<usize>,
+    chain: Chain,
+    /// Steps so far, of whatever tensors.
+    recorded: u64,
 }
 
 impl<R: Rule> Roster<R> {
-    pub fn new() -> Self {
+    pub fn new(chain: Chain) -> Self {
         Self {
             groups: Vec::new(),
             members: Vec::new(),
             index: HashMap::new(),
             classes: Vec::new(),
             class_of: Vec::new(),
+            firsts: Vec::new(),
+            chain,
+            recorded: 0,
         }
+    }
+
+    /// Steps so far, of whatever tensors.
+    #[cfg(feature = "gpu")]
+    pub fn recorded(&self) -> u64 {
+        self.recorded
+    }
+
+    pub fn chain(&self) -> &Chain {
+        &self.chain
+    }
+
+    /// Gives the chain other numbers.
+    pub fn retune_chain(&mut self, chain: Chain) -> Result<(), Error> {
+        chain.check()?;
+        self.chain.check_retuned(&chain)?;
+        self.settle();
+        self.chain = chain;
+        self.classify();
+        Ok(())
     }
 
     pub fn add_group(&mut self, settings: R) -> Result<usize, Error> {
@@ -115,14 +179,24 @@ impl<R: Rule> Roster<R> {
         &self.groups[self.members[tensor].group]
     }
 
-    /// The index in [`Rule::SLOTS`] of a slot that the tensor keeps.
-    pub fn slot(&self, tensor: usize, slot: &str) -> Result<usize, Error> {
-        let settings = self.settings_of(tensor);
-        let kept = kept_slots(settings);
-        kept.iter().copied().find(|&k| R::SLOTS[k] == slot).ok_or_else(|| Error::UnknownSlot {
+    /// The slots that a tensor keeps, by name, in the order of their planes: the rule's, then the chain's.
+    pub fn slots(&self, tensor: usize) -> Vec<&'static str> {
+        self.slots_of(self.members[tensor].group)
+    }
+
+    /// The slots that the tensors of a group keep.
+    pub fn slots_of(&self, group: usize) -> Vec<&'static str> {
+        let own = kept_slots(&self.groups[group]).into_iter().map(|slot| R::SLOTS[slot]);
+        own.chain(self.chain.slots()).collect()
+    }
+
+    /// The plane of a slot that the tensor keeps.
+    pub fn plane(&self, tensor: usize, slot: &str) -> Result<usize, Error> {
+        let kept = self.slots(tensor);
+        kept.iter().position(|&known| known == slot).ok_or_else(|| Error::UnknownSlot {
             name: self.members[tensor].name.clone(),
             slot: slot.into(),
-            known: kept.iter().map(|&k| R::SLOTS[k]).collect::<Vec<_>>().join(", "),
+            known: kept.join(", "),
         })
     }
 
@@ -150,7 +224,8 @@ impl<R: Rule> Roster<R> {
     pub fn set_step(&mut self, tensors: impl IntoIterator<Item = usize>, step: u64) {
         self.settle();
         for tensor in tensors {
-            self.members[tensor].step = step;
+            let member = &mut self.members[tensor];
+            (member.step, member.history) = (step, self.recorded);
         }
         self.classify();
     }
@@ -166,7 +241,7 @@ impl<R: Rule> Roster<R> {
         }
         self.settle();
         for &tensor in tensors {
-            self.members[tensor].frozen = frozen;
+            self.members[tensor].set_frozen(frozen, self.recorded);
         }
         self.classify();
         true
@@ -188,8 +263,32 @@ impl<R: Rule> Roster<R> {
         self.classes.iter().map(|class| self.groups[class.group].fold(class.step.saturating_add(1))).collect()
     }
 
+    /// The classes of the next step.
+    pub fn classes(&self) -> impl Iterator<Item = Next> {
+        let over = self.chain.measured().1;
+        self.classes.iter().enumerate().map(move |(row, class)| {
+            let scope = match over {
+                Over::Tensor => row,
+                Over::Group => class.group,
+                Over::All | Over::Value => 0,
+            };
+            Next { group: class.group, step: class.step.saturating_add(1), scope, first: self.firsts[row] }
+        })
+    }
+
+    /// How many sets of gradients are clipped together.
+    pub fn scopes(&self) -> usize {
+        self.classes().map(|class| class.scope + 1).max().unwrap_or(0)
+    }
+
+    /// Counts a step that no tensor took.
+    pub fn skip(&mut self) {
+        self.recorded += 1;
+    }
+
     /// Counts one step of every tensor that is not frozen.
     pub fn advance(&mut self) {
+        self.recorded += 1;
         for class in &mut self.classes {
             class.step = class.step.saturating_add(1);
         }
@@ -205,15 +304,24 @@ impl<R: Rule> Roster<R> {
     fn classify(&mut self) {
         let mut seen = HashMap::new();
         self.classes.clear();
+        self.firsts.clear();
         self.class_of.clear();
-        for member in &self.members {
+        let apart = self.chain.measures() && self.chain.measured().1 == Over::Tensor;
+        let scaled = self.chain.scaler.is_some();
+        for (tensor, member) in self.members.iter().enumerate() {
             if member.frozen {
                 self.class_of.push(SKIP);
                 continue;
             }
-            let class = Class { group: member.group, step: member.step };
+            let class = Class {
+                group: member.group,
+                step: member.step,
+                history: if scaled { member.history } else { 0 },
+                tensor: apart.then_some(tensor),
+            };
             let row = *seen.entry(class).or_insert_with(|| {
                 self.classes.push(class);
+                self.firsts.push(tensor);
                 self.classes.len() as u32 - 1
             });
             self.class_of.push(row);

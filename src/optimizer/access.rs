@@ -3,7 +3,7 @@
 use super::Optimizer;
 use crate::Error;
 use crate::readback;
-use crate::rule::{Rule, kept_slots};
+use crate::rule::Rule;
 use crate::tensor::BufferRange;
 
 impl<R: Rule> Optimizer<R> {
@@ -12,8 +12,7 @@ impl<R: Rule> Optimizer<R> {
     /// # Errors
     /// [`Error::UnknownName`].
     pub fn slots(&self, name: &str) -> Result<Vec<&'static str>, Error> {
-        let settings = self.roster.settings_of(self.roster.find(name)?);
-        Ok(kept_slots(settings).into_iter().map(|slot| R::SLOTS[slot]).collect())
+        Ok(self.roster.slots(self.roster.find(name)?))
     }
 
     /// Where a slot of a tensor lies on the device, in order: one range, or more for a tensor that was split.
@@ -23,10 +22,8 @@ impl<R: Rule> Optimizer<R> {
     /// [`Error::UnknownName`], [`Error::UnknownSlot`].
     pub fn state_ranges(&self, name: &str, slot: &str) -> Result<Vec<BufferRange>, Error> {
         let tensor = self.roster.find(name)?;
-        let slot = self.roster.slot(tensor, slot)?;
-        let kept = kept_slots(self.roster.settings_of(tensor));
-        let plane = kept.iter().take_while(|&&k| k != slot).count() as u64;
-        Ok(self.state.ranges(tensor, plane))
+        let plane = self.roster.plane(tensor, slot)?;
+        Ok(self.state.ranges(tensor, plane as u64))
     }
 
     /// Reads a slot of a tensor back, as the steps that are submitted left it; those only recorded are not in it.

@@ -170,6 +170,20 @@ impl Range {
         self.require(x == 0.0 || x as f32 != 0.0, setting, x, || "0, or a number that is not 0 in f32".into())
     }
 
+    /// `0 < x`, and not 0 or infinite in `f32`.
+    pub fn positive(&self, setting: &'static str, x: f64) -> Result<(), Error> {
+        self.require(x > 0.0 && x as f32 > 0.0 && (x as f32).is_finite(), setting, x, || {
+            format!("{setting} > 0 that f32 can hold")
+        })
+    }
+
+    /// `least <= x <= most`.
+    pub fn from_to(&self, setting: &'static str, x: f64, least: f64, most: f64) -> Result<(), Error> {
+        self.require((least..=most).contains(&x), setting, x, || {
+            format!("{} <= {setting} <= {}", number(least), number(most))
+        })
+    }
+
     /// `0 <= x < 1`.
     pub fn share(&self, setting: &'static str, x: f64) -> Result<(), Error> {
         self.require((0.0..1.0).contains(&x), setting, x, || format!("0 <= {setting} < 1"))
