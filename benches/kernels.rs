@@ -108,7 +108,7 @@ fn selects(text: &str) -> String {
 fn several(text: &str, count: u32) -> String {
     let start = format!("let start = index * WORKGROUP * {count}u + local;");
     let text = swap(text, "let i = lane(index, local);", &start);
-    let from = text.find("    if index < run.groups").expect("a guard");
+    let from = text.find("    if has(index, i, first.w)").expect("a guard");
     let end = from + text[from..].find("\n}").expect("an end");
     let one = |k: u32| {
         format!(

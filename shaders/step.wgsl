@@ -5,7 +5,7 @@ fn step(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let index = number(group);
     let first = place(index);
     let i = lane(index, local);
-    if index < run.groups && i < first.w {
+    if has(index, i, first.w) {
         let at = At(first.x + i, first.y + i, first.z + i);
         if admitted(at) {
             update(hyper(), at);

@@ -49,3 +49,9 @@ fn place(index: u32) -> vec4<u32> {
 fn lane(index: u32, local: u32) -> u32 {
     return select(index * WORKGROUP + local, local, HAS_PLACES);
 }
+
+// Whether that is one of so many. An idle workgroup of a folded grid lies past the end of a stretch; of a table it reads
+// what is not its own.
+fn has(index: u32, i: u32, lanes: u32) -> bool {
+    return i < lanes && (!HAS_PLACES || index < run.groups);
+}

@@ -13,7 +13,7 @@ fn accumulate(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation
     let index = number(group);
     let first = place(index);
     let i = lane(index, local);
-    if index < run.groups && i < first.w {
+    if has(index, i, first.w) {
         let at = At(first.x + i, first.y + i, first.z + i);
         let sum = load_state(at, PLANE_ACCUMULATED_GRAD) + share.weight * load_grads(at);
         store_state(at, PLANE_ACCUMULATED_GRAD, sum);

@@ -43,7 +43,7 @@ fn measure(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_in
     let first = place(index);
     let i = lane(index, local);
     var own = vec4<f32>();
-    if index < run.groups && i < first.w {
+    if has(index, i, first.w) {
         own = weighed(gradient(At(first.x + i, first.y + i, first.z + i)));
     }
     let all = joined(local, own);

@@ -1,7 +1,7 @@
 //! One face for the oracle, the twin and the GPU.
 
 use wgpu_optim::wgsl::Real;
-use wgpu_optim::{Arena, Optimizer, Rule, cpu, readback};
+use wgpu_optim::{Arena, Chain, Kernels, Optimizer, Rule, cpu, readback};
 
 use super::Gpu;
 
@@ -33,10 +33,14 @@ pub struct Cpu<R: Rule, T: Real> {
 
 impl<R: Rule, T: Real> Cpu<R, T> {
     pub fn new(groups: &[R], tensors: &[Start]) -> Self {
+        Self::chained(groups, &Chain::default(), tensors)
+    }
+
+    pub fn chained(groups: &[R], chain: &Chain, tensors: &[Start]) -> Self {
         let members =
             |group: usize| tensors.iter().filter(move |t| t.group == group).map(|t| (t.name.as_str(), t.params.len()));
-        let mut optimizer = cpu::Optimizer::new(groups[0].clone(), members(0)).unwrap();
-        for (group, settings) in groups.iter().enumerate().skip(1) {
+        let mut optimizer = cpu::Optimizer::with_chain(chain.clone()).unwrap();
+        for (group, settings) in groups.iter().enumerate() {
             optimizer.add_group(settings.clone(), members(group)).unwrap();
         }
         let by_group = |group| tensors.iter().filter(move |t| t.group == group);
@@ -110,6 +114,10 @@ pub struct OnGpu<R: Rule> {
 
 impl<R: Rule> OnGpu<R> {
     pub fn new(gpu: &Gpu, groups: &[R], tensors: &[Start]) -> Self {
+        Self::chained(gpu, groups, &Chain::default(), tensors)
+    }
+
+    pub fn chained(gpu: &Gpu, groups: &[R], chain: &Chain, tensors: &[Start]) -> Self {
         let lens = tensors.iter().map(|t| (t.name.as_str(), t.params.len() as u64));
         let arena = Arena::new(&gpu.device, lens).unwrap();
         let group = |(group, settings): (usize, &R)| {
@@ -117,7 +125,8 @@ impl<R: Rule> OnGpu<R> {
             wgpu_optim::Group::new(settings.clone(), lent.map(|(tensor, _)| tensor))
         };
         let groups: Vec<_> = groups.iter().enumerate().map(group).collect();
-        let optimizer = Optimizer::with_groups(&gpu.device, groups).unwrap();
+        let kernels = Kernels::new(&gpu.device).unwrap();
+        let optimizer = Optimizer::with_chain(&gpu.device, &kernels, chain.clone(), groups).unwrap();
         for tensor in tensors {
             let bytes = bytemuck::cast_slice(&tensor.params);
             let range = arena.params(&tensor.name).unwrap();
@@ -125,6 +134,12 @@ impl<R: Rule> OnGpu<R> {
         }
         let names = tensors.iter().map(|t| t.name.clone()).collect();
         Self { gpu: gpu.clone(), arena, optimizer, names }
+    }
+}
+
+impl<R: Rule> OnGpu<R> {
+    pub fn slots(&self, name: &str) -> Vec<&'static str> {
+        self.optimizer.slots(name).unwrap()
     }
 }
 
