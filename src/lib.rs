@@ -13,6 +13,7 @@
 pub mod error;
 pub mod wgsl;
 pub mod rule;
+pub mod schedule;
 mod roster;
 pub mod pages;
 pub mod cpu;
@@ -44,6 +45,8 @@ pub use error::Error;
 pub use memory::{MemoryPlan, memory_plan};
 #[doc(inline)]
 pub use rule::{Adam, AdamEpsilon, AdamW, AmsgradOver, Decay, RmsProp, RmsPropEpsilon, Rule};
+#[doc(inline)]
+pub use schedule::Schedule;
 #[cfg(feature = "gpu")]
 pub use wgpu;
 #[cfg(feature = "gpu")]
