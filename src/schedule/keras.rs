@@ -3,7 +3,7 @@
 use std::f64::consts::PI;
 
 use super::arguments::{Arguments, arguments};
-use super::{Curve, half_cosine, power};
+use super::{Curve, half_cosine, periods, power};
 use crate::Error;
 
 arguments! {
@@ -97,9 +97,4 @@ impl Curve for KerasInverseTimeDecay {
     fn lr(&self, step: u64, _base: f64) -> f64 {
         self.initial_learning_rate / (1.0 + self.decay_rate * periods(step, self.decay_steps, self.staircase))
     }
-}
-
-/// How many periods have passed: whole ones alone, for a staircase.
-pub(super) fn periods(step: u64, period: u64, staircase: bool) -> f64 {
-    if staircase { (step / period.max(1)) as f64 } else { step as f64 / period as f64 }
 }

@@ -3,8 +3,7 @@
 use std::f64::consts::PI;
 
 use super::arguments::{Arguments, arguments};
-use super::keras::periods;
-use super::{Curve, half_cosine, power};
+use super::{Curve, half_cosine, periods, power};
 use crate::Error;
 
 arguments! {
