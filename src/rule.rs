@@ -12,7 +12,7 @@ use std::fmt::Debug;
 pub use adam::{Adam, AdamEpsilon, AdamW, AmsgradOver};
 pub use rmsprop::{RmsProp, RmsPropEpsilon};
 pub use settings::{Decay, Value, Word};
-pub(crate) use settings::{Range, settings, words};
+pub(crate) use settings::{Range, number, settings, words};
 
 use crate::Error;
 use crate::wgsl::Real;

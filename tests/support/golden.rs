@@ -39,11 +39,12 @@ pub struct Case {
     pub framework: String,
 }
 
-/// Every file, in order.
+/// Every trajectory, in order. The files of schedules (`lr_…`) are none.
 pub fn files() -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
     let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     let mut files: Vec<PathBuf> = entries.filter(|path| path.extension().is_some_and(|e| e == "safetensors")).collect();
+    files.retain(|path| !path.file_name().unwrap().to_string_lossy().starts_with("lr_"));
     files.sort();
     files
 }
