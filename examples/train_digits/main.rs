@@ -9,31 +9,34 @@
 pub mod checkpoint;
 pub mod curve;
 pub mod data;
+pub mod device;
+pub mod files;
 pub mod kernel;
 pub mod model;
 pub mod output;
 pub mod telemetry;
 pub mod training;
 
-use std::fs;
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, ValueEnum};
 use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
-use wgpu_optim::{Adam, RmsProp, Rule, wgpu};
+use wgpu_optim::{Adam, RmsProp, Rule};
 
 use curve::Curve;
+use files::Files;
 use telemetry::Sample;
 use training::Training;
 
 /// Train a 64-32-10 network on images of digits, wholly on the device
 #[derive(Parser)]
 #[command(name = "train_digits", max_term_width = 100)]
-pub struct Cli {
+struct Cli {
     /// The optimizer
     #[arg(long, value_enum, default_value_t = Choice::Adam)]
     rule: Choice,
@@ -70,9 +73,20 @@ enum Choice {
     RmspropArticle,
 }
 
-/// Exit codes: 0 done, 1 the job failed, 2 wrong usage.
+impl Choice {
+    fn name(self) -> String {
+        self.to_possible_value().map(|value| value.get_name().to_string()).unwrap_or_default()
+    }
+}
+
 fn main() -> ExitCode {
-    let Err(error) = run(&Cli::parse()) else { return ExitCode::SUCCESS };
+    start(std::env::args_os())
+}
+
+/// Does what was asked for. Exit codes: 0 done, 1 the job failed, 2 wrong usage.
+pub fn start(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let done = Cli::try_parse_from(args).map_err(anyhow::Error::from).and_then(|cli| run(&cli));
+    let Err(error) = done else { return ExitCode::SUCCESS };
     match error.downcast::<clap::Error>() {
         Ok(usage) => usage.exit(),
         Err(error) => eprintln!("error: {error:#}"),
@@ -80,8 +94,7 @@ fn main() -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// Does what was asked for.
-pub fn run(cli: &Cli) -> Result<()> {
+fn run(cli: &Cli) -> Result<()> {
     match cli.rule {
         Choice::Adam => train(cli, Adam { lr: 0.01, ..Adam::PYTORCH }),
         Choice::Rmsprop => train(cli, RmsProp { lr: 0.001, ..RmsProp::PYTORCH }),
@@ -90,9 +103,10 @@ pub fn run(cli: &Cli) -> Result<()> {
 }
 
 fn train<R: Rule>(cli: &Cli, settings: R) -> Result<()> {
-    let (device, queue, adapter) = open()?;
+    let (device, queue, adapter) = device::open()?;
     let mut training = Training::new(&device, &queue, settings)?;
-    let files = Files::new(cli)?;
+    let rule = cli.rule.name();
+    let files = Files::new(&rule, &cli.out, cli.checkpoint.as_deref())?;
     let mut curve = if cli.resume { files.resume(&mut training)? } else { Curve::default() };
     let first = training.steps()?;
     check_steps(cli.steps, first)?;
@@ -101,11 +115,15 @@ fn train<R: Rule>(cli: &Cli, settings: R) -> Result<()> {
     let speed = (cli.steps - first) as f64 / began.elapsed().as_secs_f64();
     let last = training.evaluate()?;
     curve.extend([last]);
-    let title = format!("{}, {} steps on {adapter}", files.rule, cli.steps);
-    files.write_curve(&curve, &title)?;
-    println!("{title}, {speed:.0} a second");
-    println!("loss {:.6}, accuracy {:.2} %", last.loss, 100.0 * last.accuracy);
-    println!("the curve lies in {}", files.svg.display());
+    let title = format!("{rule}, {} steps on {adapter}", cli.steps);
+    let drawn = files.write_curve(&curve, &title)?;
+    println!("{title}");
+    println!("loss {:.6}, accuracy {:.2} %, {speed:.0} steps a second", last.loss, 100.0 * last.accuracy);
+    println!("the curve lies in {}", drawn.display());
+    match training.telemetry.dropped() {
+        0 => {}
+        dropped => println!("it lacks {dropped} losses, which found no room on their way"),
+    }
     Ok(())
 }
 
@@ -127,19 +145,6 @@ fn advance<R: Rule>(cli: &Cli, files: &Files, training: &mut Training<R>, curve:
     Ok(())
 }
 
-/// The adapter's name and a device on it, at WebGPU's default limits. `WGPU_BACKEND` is heard.
-fn open() -> Result<(wgpu::Device, wgpu::Queue, String)> {
-    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle_from_env());
-    let options =
-        wgpu::RequestAdapterOptions { power_preference: wgpu::PowerPreference::HighPerformance, ..Default::default() };
-    let adapter = pollster::block_on(instance.request_adapter(&options))
-        .context("no adapter to train on; scripts/setup.sh installs a software one")?;
-    let name = adapter.get_info().name;
-    let (device, queue) = pollster::block_on(adapter.request_device(&wgpu::DeviceDescriptor::default()))
-        .with_context(|| format!("cannot open {name}"))?;
-    Ok((device, queue, name))
-}
-
 fn check_steps(steps: u64, taken: u64) -> Result<()> {
     if steps >= taken {
         return Ok(());
@@ -149,9 +154,8 @@ fn check_steps(steps: u64, taken: u64) -> Result<()> {
 }
 
 fn progress(steps: u64, taken: u64) -> ProgressBar {
-    let style = ProgressStyle::with_template("{wide_bar} {pos}/{len}  {per_sec}  {msg}");
+    let style = ProgressStyle::with_template("{wide_bar} step {pos} of {len}  {msg}");
     let bar = ProgressBar::new(steps).with_position(taken);
-    bar.reset_eta();
     // An error on the way takes the bar from the screen before it is told.
     bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar())).with_finish(ProgressFinish::AndClear)
 }
@@ -160,45 +164,5 @@ fn show(bar: &ProgressBar, arrived: &[Sample]) {
     if let Some(sample) = arrived.last() {
         bar.set_position(sample.step + 1);
         bar.set_message(format!("loss {:.4}", sample.loss));
-    }
-}
-
-/// What a run leaves.
-struct Files {
-    rule: String,
-    checkpoint: PathBuf,
-    csv: PathBuf,
-    svg: PathBuf,
-}
-
-impl Files {
-    fn new(cli: &Cli) -> Result<Self> {
-        fs::create_dir_all(&cli.out).with_context(|| format!("cannot make {}", cli.out.display()))?;
-        let place = |name: &str| cli.out.join(name);
-        let rule = cli.rule.to_possible_value().map(|value| value.get_name().to_string()).unwrap_or_default();
-        let checkpoint = cli.checkpoint.clone().unwrap_or_else(|| place("checkpoint.safetensors"));
-        Ok(Self { rule, checkpoint, csv: place("loss.csv"), svg: place("loss.svg") })
-    }
-
-    /// The curve first: it may be ahead of the checkpoint, never behind it.
-    fn save<R: Rule>(&self, training: &Training<R>, curve: &Curve) -> Result<()> {
-        curve.write(&self.csv)?;
-        checkpoint::save(&self.checkpoint, &self.rule, training)
-    }
-
-    /// Goes on from the checkpoint, and returns the curve up to there. A run that was killed before its first one
-    /// starts again.
-    fn resume<R: Rule>(&self, training: &mut Training<R>) -> Result<Curve> {
-        if !self.checkpoint.exists() {
-            eprintln!("note: there is no {} yet, so this starts at step 0", self.checkpoint.display());
-            return Ok(Curve::default());
-        }
-        checkpoint::load(&self.checkpoint, &self.rule, training)?;
-        Curve::read(&self.csv, training.steps()?)
-    }
-
-    fn write_curve(&self, curve: &Curve, title: &str) -> Result<()> {
-        curve.write(&self.csv)?;
-        curve.draw(&self.svg, title)
     }
 }
