@@ -14,7 +14,7 @@ pub use adam::{Adam, AdamEpsilon, AdamW, AmsgradOver};
 pub use correction::{Biases, Correction, bias, correct, log_beta};
 pub use rmsprop::{RmsProp, RmsPropEpsilon};
 pub use settings::{Decay, Value, Word};
-pub(crate) use settings::{Range, settings, words};
+pub(crate) use settings::{Range, number, settings, words};
 
 use crate::Error;
 use crate::wgsl::Real;
