@@ -54,6 +54,7 @@ fn variants() -> Vec<Variant> {
         quads.clone(),
         Variant { places: true, ..of("places from the table", quads.text.clone()) },
         of("scalars as constants", constants(&quads.text)),
+        of("scalars where they lie", in_place(&quads.text)),
         of("scalars by row of a storage buffer", by_row(&quads.text)),
         of("places and scalars by rows", chained(&by_row(&quads.text))),
         of("terms by select, not by switch", selects(&quads.text)),
@@ -80,6 +81,13 @@ fn hyper() -> Vec<f32> {
 fn constants(text: &str) -> String {
     let values: Vec<String> = hyper().iter().map(|x| format!("{x:e}f")).collect();
     swap(text, "update(hyper(),", &format!("update(Hyper({}),", values.join(", ")))
+}
+
+/// Scalars read one by one from the uniform, and not handed over as a struct.
+fn in_place(text: &str) -> String {
+    let text = swap(text, "var<uniform> scalars: Hyper", "var<uniform> h: Hyper");
+    let text = swap(&swap(&text, "return scalars;", "return h;"), "fn update(h: Hyper, at: At)", "fn update(at: At)");
+    swap(&text, "update(hyper(), at)", "update(at)")
 }
 
 /// Scalars in a storage buffer, by the row of a class.

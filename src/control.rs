@@ -30,9 +30,8 @@ pub(crate) struct Memory {
 #[derive(Debug)]
 struct Measured {
     pipeline: wgpu::ComputePipeline,
-    tensors: wgpu::BindGroup,
+    step: Step,
     job: u32,
-    grid: (u32, u32),
 }
 
 /// The decision as it is dispatched, for the classes as they are.
@@ -149,8 +148,8 @@ impl Control {
         let settings = &roster.groups()[0];
         let pipeline = |work, walk| kernels.pipeline(work, settings, roster.chain(), walk);
         let measured = |(job, step): (usize, &Step)| {
-            let (tensors, job, grid) = (step.tensors.clone(), (job * ROW) as u32, step.grid);
-            Ok(Measured { pipeline: pipeline(Work::Measure, step.walk)?, tensors, job, grid })
+            let (step, job) = (step.clone(), (job * ROW) as u32);
+            Ok(Measured { pipeline: pipeline(Work::Measure, step.walk)?, step, job })
         };
         let measured = launches.steps().iter().enumerate().map(measured).collect::<Result<_, Error>>()?;
         let label = "wgpu-optim decision";
@@ -195,11 +194,8 @@ impl Control {
 
     /// Dispatches the decision.
     pub fn dispatch(&self, pass: &mut wgpu::ComputePass<'_>, orders: &wgpu::BindGroup) {
-        for Measured { pipeline, tensors, job, grid } in &self.measured {
-            pass.set_pipeline(pipeline);
-            pass.set_bind_group(0, tensors, &[]);
-            pass.set_bind_group(1, &self.parts, &[*job]);
-            pass.dispatch_workgroups(grid.0, grid.1, 1);
+        for Measured { pipeline, step, job } in &self.measured {
+            step.dispatch(pass, pipeline, &self.parts, *job);
         }
         let (pipeline, bound, grid) = &self.gather;
         pass.set_pipeline(pipeline);
@@ -254,7 +250,7 @@ fn orders<R: Rule>(roster: &Roster<R>, sets: &[Set]) -> Vec<u32> {
         roster.recorded() as u32,
     ];
     for class in roster.classes() {
-        let settings = &roster.groups()[class.group];
+        let settings = roster.current(class.group);
         let [first, second] = settings.betas().map(|beta| log_beta(beta).to_bits());
         let step = class.step.try_into().unwrap_or(u32::MAX);
         words.extend([class.scope as u32, class.first as u32, step, first, second]);

@@ -12,6 +12,7 @@ use crate::chain::{ACCUMULATED, Chain, EMA, Norm};
 use crate::pages::Pages;
 use crate::roster::{self, Member, Roster, SKIP};
 use crate::rule::{MAX_SLOTS, Rule, cast, kept_slots};
+use crate::schedule::Schedule;
 use crate::wgsl::Real;
 
 /// Steps one tensor: `params` and the kept `slots` in place, from `grads`.
@@ -136,7 +137,7 @@ impl<R: Rule, T: Real> Optimizer<R, T> {
     pub fn step(&mut self, params: &mut [&mut [T]], grads: &[&[T]]) -> Result<(), Error> {
         self.check_step(params, grads)?;
         let measure = |norm: Norm, g: &[T]| Measure::of(g, norm);
-        let Some(Next { hypers, gates, on }) = self.next(grads, measure) else { return Ok(()) };
+        let Some(Next { hypers, gates, on }) = self.next(grads, measure)? else { return Ok(()) };
         for (tensor, (p, mut slots)) in params.iter_mut().zip(self.state.slices()).enumerate() {
             let class = self.roster.class_of()[tensor];
             if class == SKIP {
@@ -176,12 +177,17 @@ impl<R: Rule, T: Real> Optimizer<R, T> {
     }
 
     /// What the next step is taken with, or nothing where it is skipped, which is then done.
-    pub(crate) fn next(&mut self, grads: &[&[T]], measure: impl Fn(Norm, &[T]) -> Measure) -> Option<Next<R, T>> {
+    pub(crate) fn next(
+        &mut self,
+        grads: &[&[T]],
+        measure: impl Fn(Norm, &[T]) -> Measure,
+    ) -> Result<Option<Next<R, T>>, Error> {
+        self.roster.tune()?;
         let chain = self.roster.chain().clone();
         let on = Switches::of(&chain);
         let hypers: Vec<R::Hyper<T>> = self.roster.next_hypers().iter().map(cast).collect();
         if chain.is_empty() {
-            return Some(Next { hypers, gates: Vec::new(), on });
+            return Ok(Some(Next { hypers, gates: Vec::new(), on }));
         }
         let verdict = match chain.measures() {
             true => {
@@ -193,10 +199,10 @@ impl<R: Rule, T: Real> Optimizer<R, T> {
         if verdict.skip {
             self.consume();
             self.roster.skip();
-            return None;
+            return Ok(None);
         }
         let gate = |class: roster::Next| Gate::of(&chain, class.step, verdict.factors[class.scope]).cast();
-        Some(Next { hypers, gates: self.roster.classes().map(gate).collect(), on })
+        Ok(Some(Next { hypers, gates: self.roster.classes().map(gate).collect(), on }))
     }
 
     /// What is known of the gradients, by scope.
@@ -271,6 +277,34 @@ impl<R: Rule, T: Real> Optimizer<R, T> {
     /// [`Error::UnknownGroup`], [`Error::Setting`], [`Error::Structure`].
     pub fn retune(&mut self, group: usize, settings: R) -> Result<(), Error> {
         self.roster.retune(group, settings)
+    }
+
+    /// Has a group's lr, and what the schedule cycles besides, follow a schedule from the next step on; nothing ends it. It
+    /// is evaluated at [`recorded`](Self::recorded), so steps that a scaler leaves out count, as they do for
+    /// PyTorch's `scheduler.step()`.
+    ///
+    /// # Errors
+    /// [`Error::UnknownGroup`], [`Error::Schedule`], [`Error::Structure`] where it cycles a momentum that the group has not.
+    pub fn set_schedule(&mut self, group: usize, schedule: Option<Schedule>) -> Result<(), Error> {
+        self.roster.set_schedule(group, schedule)
+    }
+
+    /// A group's schedule.
+    ///
+    /// # Errors
+    /// [`Error::UnknownGroup`].
+    pub fn schedule(&self, group: usize) -> Result<Option<&Schedule>, Error> {
+        self.roster.schedule(group)
+    }
+
+    /// How many steps there were, skipped ones included: where schedules are.
+    pub fn recorded(&self) -> u64 {
+        self.roster.recorded()
+    }
+
+    /// Goes on as if there had been so many steps: what a resumed schedule needs.
+    pub fn set_recorded(&mut self, steps: u64) {
+        self.roster.set_recorded(steps);
     }
 
     /// Leaves the named tensors, their state and their step counts alone until they are thawed.

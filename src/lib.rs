@@ -13,8 +13,8 @@
 pub mod error;
 pub mod wgsl;
 pub mod rule;
-pub mod chain;
 pub mod schedule;
+pub mod chain;
 mod roster;
 pub mod pages;
 pub mod cpu;
@@ -33,6 +33,8 @@ mod state;
 mod record;
 #[cfg(feature = "gpu")]
 mod control;
+#[cfg(feature = "gpu")]
+mod telemetry;
 #[cfg(feature = "gpu")]
 mod arena;
 #[cfg(feature = "gpu")]
@@ -60,5 +62,6 @@ pub use {
     arena::Arena,
     kernel::{Kernels, required_limits},
     optimizer::{Group, Optimizer},
+    telemetry::Telemetry,
     tensor::{BufferRange, Tensor},
 };

@@ -61,6 +61,22 @@ pub(crate) struct Parts<'a> {
     pub state: &'a State,
 }
 
+impl Step {
+    /// Dispatches another kernel over the same lanes.
+    pub fn dispatch(
+        &self,
+        pass: &mut wgpu::ComputePass<'_>,
+        pipeline: &wgpu::ComputePipeline,
+        own: &wgpu::BindGroup,
+        offset: u32,
+    ) {
+        pass.set_pipeline(pipeline);
+        pass.set_bind_group(0, &self.tensors, &[]);
+        pass.set_bind_group(1, own, &[offset]);
+        pass.dispatch_workgroups(self.grid.0, self.grid.1, 1);
+    }
+}
+
 impl Launches {
     /// Plans the next steps, and makes what they dispatch. `places` are each tensor's parameters and gradient.
     pub fn prepare<R: Rule>(
@@ -156,7 +172,7 @@ fn ready<'a, R: Rule>(
     for (launch, runs) in runs {
         let mut steps = Vec::with_capacity(runs.len());
         for run in runs {
-            let (settings, walk) = (roster.settings_of_class(run.class), (launch.lanes, run.stretch.is_none()));
+            let (settings, walk) = (roster.settings(run.class), (launch.lanes, run.stretch.is_none()));
             let work = if roster.chain().is_empty() { Work::Step } else { Work::Gated };
             let pipeline = parts.kernels.pipeline(work, settings, roster.chain(), walk)?;
             let tensors = match known(launch, &run) {
@@ -321,6 +337,25 @@ pub(crate) fn bind_scalars<R: Rule>(
     })?;
     mapped.map_err(|error| unmapped(label, &error))?;
     Ok(scalars)
+}
+
+/// A row of words, as a uniform.
+pub(crate) fn bind_words(
+    device: &wgpu::Device,
+    label: &str,
+    kernels: &Kernels,
+    limits: &plan::Limits,
+    words: &[u32],
+) -> Result<wgpu::BindGroup, Error> {
+    let mut row = vec![0; ROW / 4];
+    row[..words.len()].copy_from_slice(words);
+    check_size(limits, &row)?;
+    let (bound, mapped) = guarded(device, label, || {
+        let (buffer, mapped) = filled(device, label, wgpu::BufferUsages::UNIFORM, &row);
+        (bind(device, label, kernels.scalars_layout(), [binding(&buffer, 0, 16)]), mapped)
+    })?;
+    mapped.map_err(|error| unmapped(label, &error))?;
+    Ok(bound)
 }
 
 /// Bytes of a class's scalars, as a uniform, with the gate before them or without.

@@ -10,7 +10,8 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use crate::Error;
 use crate::chain::{Chain, Over};
-use crate::rule::{Rule, kept_slots};
+use crate::rule::{Rule, Value, kept_slots};
+use crate::schedule::{Base, Schedule};
 
 /// The class of a tensor that is left alone.
 pub(crate) const SKIP: u32 = u32::MAX;
@@ -76,6 +77,9 @@ pub(crate) struct Next {
 #[derive(Clone, Debug)]
 pub(crate) struct Roster<R> {
     groups: Vec<R>,
+    /// The settings of each group in the next step, by its schedule.
+    current: Vec<R>,
+    schedules: Vec<Option<Schedule>>,
     members: Vec<Member>,
     index: HashMap<String, usize>,
     classes: Vec<Class>,
@@ -91,6 +95,8 @@ impl<R: Rule> Roster<R> {
     pub fn new(chain: Chain) -> Self {
         Self {
             groups: Vec::new(),
+            current: Vec::new(),
+            schedules: Vec::new(),
             members: Vec::new(),
             index: HashMap::new(),
             classes: Vec::new(),
@@ -102,9 +108,12 @@ impl<R: Rule> Roster<R> {
     }
 
     /// Steps so far, of whatever tensors.
-    #[cfg(feature = "gpu")]
     pub fn recorded(&self) -> u64 {
         self.recorded
+    }
+
+    pub fn set_recorded(&mut self, steps: u64) {
+        self.recorded = steps;
     }
 
     pub fn chain(&self) -> &Chain {
@@ -123,7 +132,9 @@ impl<R: Rule> Roster<R> {
 
     pub fn add_group(&mut self, settings: R) -> Result<usize, Error> {
         settings.check()?;
-        self.groups.push(settings);
+        self.groups.push(settings.clone());
+        self.current.push(settings);
+        self.schedules.push(None);
         Ok(self.groups.len() - 1)
     }
 
@@ -176,7 +187,7 @@ impl<R: Rule> Roster<R> {
 
     /// The settings that a tensor is stepped with.
     pub fn settings_of(&self, tensor: usize) -> &R {
-        &self.groups[self.members[tensor].group]
+        &self.current[self.members[tensor].group]
     }
 
     /// The slots that a tensor keeps, by name, in the order of their planes: the rule's, then the chain's.
@@ -210,8 +221,46 @@ impl<R: Rule> Roster<R> {
                 return Err(Error::Structure { rule: R::NAME, setting, group, from, to });
             }
         }
-        self.groups[group] = settings;
+        if let Some(schedule) = &self.schedules[group] {
+            check_cycled(group, &settings, schedule)?;
+        }
+        self.groups[group] = settings.clone();
+        self.current[group] = settings;
         Ok(())
+    }
+
+    pub fn set_schedule(&mut self, group: usize, schedule: Option<Schedule>) -> Result<(), Error> {
+        let settings = self.group(group)?.clone();
+        if let Some(schedule) = &schedule {
+            schedule.check()?;
+            check_cycled(group, &settings, schedule)?;
+        }
+        self.current[group] = settings;
+        self.schedules[group] = schedule;
+        Ok(())
+    }
+
+    pub fn schedule(&self, group: usize) -> Result<Option<&Schedule>, Error> {
+        self.group(group)?;
+        Ok(self.schedules[group].as_ref())
+    }
+
+    /// Takes the settings of the next step from the schedules; `true` if that turned a switch.
+    pub fn tune(&mut self) -> Result<bool, Error> {
+        let mut turned = false;
+        for (group, schedule) in self.schedules.iter().enumerate() {
+            let Some(schedule) = schedule else { continue };
+            let settings = scheduled(&self.groups[group], schedule, self.recorded)?;
+            turned |= settings.switches() != self.current[group].switches();
+            self.current[group] = settings;
+        }
+        Ok(turned)
+    }
+
+    /// The settings of a group in the next step.
+    #[cfg(feature = "gpu")]
+    pub fn current(&self, group: usize) -> &R {
+        &self.current[group]
     }
 
     pub fn step_of(&self, tensor: usize) -> u64 {
@@ -252,15 +301,15 @@ impl<R: Rule> Roster<R> {
         &self.class_of
     }
 
-    /// The settings of a class.
+    /// The settings of a class in the next step.
     #[cfg(feature = "gpu")]
-    pub fn settings_of_class(&self, class: u32) -> &R {
-        &self.groups[self.classes[class as usize].group]
+    pub fn settings(&self, class: u32) -> &R {
+        &self.current[self.classes[class as usize].group]
     }
 
     /// The scalars of the step after this one, one for each class.
     pub fn next_hypers(&self) -> Vec<R::Hyper<f64>> {
-        self.classes.iter().map(|class| self.groups[class.group].fold(class.step.saturating_add(1))).collect()
+        self.classes.iter().map(|class| self.current[class.group].fold(class.step.saturating_add(1))).collect()
     }
 
     /// The classes of the next step.
@@ -327,6 +376,35 @@ impl<R: Rule> Roster<R> {
             self.class_of.push(row);
         }
     }
+}
+
+/// The settings of a step that so many others came before.
+fn scheduled<R: Rule>(base: &R, schedule: &Schedule, recorded: u64) -> Result<R, Error> {
+    let number = |name: &str| base.settings().into_iter().find(|(own, _)| *own == name).and_then(|(_, x)| x.number());
+    let momentum = R::CYCLED.and_then(number);
+    let point = schedule.at(recorded, Base { lr: number("lr").unwrap_or_default(), momentum });
+    let mut settings = base.clone();
+    settings.set("lr", Value::Number(point.lr))?;
+    if let (Some(name), Some(momentum)) = (R::CYCLED, point.momentum) {
+        settings.set(name, Value::Number(momentum))?;
+    }
+    settings.check()?;
+    Ok(settings)
+}
+
+/// Refuses a schedule that would give a group a momentum that it keeps no state for, or leave it none.
+fn check_cycled<R: Rule>(group: usize, settings: &R, schedule: &Schedule) -> Result<(), Error> {
+    if !schedule.cycles_momentum() {
+        return Ok(());
+    }
+    let first = scheduled(settings, schedule, 0)?;
+    for ((setting, from), (_, to)) in settings.structure().into_iter().zip(first.structure()) {
+        if from != to {
+            let (from, to) = (from.to_string(), to.to_string());
+            return Err(Error::Structure { rule: R::NAME, setting, group, from, to });
+        }
+    }
+    Ok(())
 }
 
 /// The candidate that takes the fewest edits, if they are few.

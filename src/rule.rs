@@ -60,6 +60,9 @@ pub trait Rule: Clone + Debug + PartialEq + Send + Sync + 'static {
     /// The named constants: (rule name, framework, settings).
     const PRESETS: &'static [(&'static str, &'static str, Self)];
 
+    /// The setting that schedules cycle along with lr, if there is one.
+    const CYCLED: Option<&'static str> = None;
+
     /// The scalars of one step, in the order of the shader's `struct Hyper`.
     type Hyper<T: Real>: Scalars<T>;
 

@@ -176,6 +176,7 @@ impl Rule for Adam {
         ("adamw", "article", AdamW::ARTICLE),
     ];
 
+    const CYCLED: Option<&'static str> = Some("beta1");
     type Hyper<T: Real> = AdamHyper<T>;
 
     settings! {

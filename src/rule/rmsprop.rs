@@ -148,6 +148,7 @@ impl Rule for RmsProp {
         ("rmsprop", "article", RmsProp::ARTICLE),
     ];
 
+    const CYCLED: Option<&'static str> = Some("momentum");
     type Hyper<T: Real> = RmsPropHyper<T>;
 
     settings! {
