@@ -46,9 +46,9 @@ use workload::{KINDS, Size, Workload};
 
 /// Measure the step on the GPU and on the CPU, each beside plain copies of as many bytes
 ///
-/// Every path is first held to the envelope, as by `verify`; one that is wrong is not timed, and the exit code is 1.
-/// Samples of everything that is compared are taken in turn, because a machine's bandwidth drifts. A step moves
-/// bytes, so its figure is a share: of the bytes per second of the fastest plain kernel on the same device.
+/// Every path is first held to the envelope, as by `verify`, in every element; one that is wrong is not timed, and the
+/// exit code is 1. Samples of everything that is compared are taken in turn, because a machine's bandwidth drifts. A
+/// step moves bytes, so its figure is a share: of the bytes per second of the fastest plain kernel on the same device.
 ///
 /// A group is one rule on one workload. As each ends, its rows are printed and every file is written anew and put in
 /// its place: a run that is stopped leaves the groups that it had measured.
@@ -151,7 +151,7 @@ impl Told {
         outcome.refused.iter().for_each(|why| Report::default().note(format!("left out: {why}")));
         outcome.wrong.iter().for_each(|wrong| complain(&format!("error: {wrong}; it was not timed")));
         self.is_right &= outcome.wrong.is_empty();
-        if !self.outputs.take_stdout() && !outcome.rows.is_empty() {
+        if !self.outputs.want_stdout() && !outcome.rows.is_empty() {
             print(&format!("{}\n", table::table(&outcome.rows)))?;
         }
         self.record.rows.extend(outcome.rows);
@@ -161,7 +161,7 @@ impl Told {
 
     fn finish(self) -> Result<ExitCode> {
         let Self { record, outputs, is_right } = self;
-        if !outputs.take_stdout() {
+        if !outputs.want_stdout() {
             print(&table::remarks(&record.rows, &record.crossovers))?;
         }
         outputs.finish(&record)?;

@@ -36,7 +36,7 @@ impl Outputs {
     }
 
     /// Whether stdout is kept free for JSON.
-    pub fn take_stdout(&self) -> bool {
+    pub fn want_stdout(&self) -> bool {
         self.json_to_stdout
     }
 

@@ -16,7 +16,7 @@ use super::workload::Workload;
 
 /// Elements that are judged at once: with all that is made of them they stay in a core's cache.
 pub const CHUNK: usize = 1 << 14;
-/// A tensor of up to so many chunks is held to the oracle wholly, a longer one in every so manieth.
+/// A tensor of up to 16 chunks is held to the oracle wholly, of a longer one every 16th chunk is.
 const SPREAD: usize = 16;
 
 /// A way to step a workload, whose values can be looked at.
@@ -59,8 +59,8 @@ pub fn verify<R: Rule>(path: &mut dyn Path, settings: &R, workload: &Workload, s
         for (tensor, before) in before.iter_mut().enumerate() {
             say(&format!("step {step}, tensor {} of {}", tensor + 1, workload.tensors.len()));
             let name = &workload.tensors[tensor].name;
-            let judge = Judge { settings, h: cast(&settings.fold(step)), step, tensor };
-            let worst = judge.judge(path, before).with_context(|| format!("tensor {name:?}"))?;
+            let one = OneStep { settings, h: cast(&settings.fold(step)), step, tensor };
+            let worst = one.worst(path, before).with_context(|| format!("tensor {name:?}"))?;
             if !worst.holds() {
                 bail!("tensor {name:?} is off by {:.3} times what is allowed in step {step}", worst.envelope);
             }
@@ -103,23 +103,23 @@ fn is_sampled(chunk: usize, chunks: usize) -> bool {
 }
 
 /// One step of one tensor.
-struct Judge<'a, R: Rule> {
+struct OneStep<'a, R: Rule> {
     settings: &'a R,
     h: R::Hyper<f32>,
     step: u64,
     tensor: usize,
 }
 
-impl<R: Rule> Judge<'_, R> {
+impl<R: Rule> OneStep<'_, R> {
     /// Compares all that the path shows with a step from `before`, which becomes what was shown.
-    fn judge(&self, path: &mut dyn Path, before: &mut [Snapshot<f32>]) -> Result<Worst> {
+    fn worst(&self, path: &mut dyn Path, before: &mut [Snapshot<f32>]) -> Result<Worst> {
         let (mut worst, mut first, chunks) = (Worst::default(), 0, before.len());
         path.show(self.tensor, &mut |stretch| {
             let end = first + stretch.params.len().div_ceil(CHUNK);
-            let Some(before) = before.get_mut(first..end) else { bail!("there are more than {chunks} chunks") };
+            let Some(before) = before.get_mut(first..end) else { bail!("it shows more than {chunks} chunks") };
             let judge = |(number, before): (usize, &mut Snapshot<f32>)| {
                 let (chunk, after) = (first + number, stretch.chunk(number));
-                let worst = self.chunk(chunk, is_sampled(chunk, chunks), before, Device(&after));
+                let worst = self.worst_of(chunk, is_sampled(chunk, chunks), before, Device(&after));
                 *before = after;
                 worst
             };
@@ -129,11 +129,12 @@ impl<R: Rule> Judge<'_, R> {
         })?;
         match first == chunks {
             true => Ok(worst),
-            false => bail!("{first} chunks of {chunks} were shown"),
+            false => bail!("it shows {first} chunks of {chunks}"),
         }
     }
 
-    fn chunk(&self, chunk: usize, sampled: bool, before: &Snapshot<f32>, after: Device<'_>) -> Worst {
+    /// That of one chunk; nothing where it need not be measured.
+    fn worst_of(&self, chunk: usize, sampled: bool, before: &Snapshot<f32>, after: Device<'_>) -> Worst {
         let start = chunk * CHUNK;
         let grads = data::grads(self.tensor, start..start + before.params.len());
         if !sampled && is_near(self.settings, &self.h, before, &grads, after) {
