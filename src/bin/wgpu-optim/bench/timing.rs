@@ -58,6 +58,9 @@ impl<'a> Series<'a> {
         self.subject.run(1)?;
         let one = self.subject.run(1)?.wall.max(1e-9);
         self.runs = ((SAMPLE / one).ceil() as u32).clamp(1, MOST_RUNS);
+        if self.runs == 1 {
+            return Ok(());
+        }
         let each = self.subject.run(self.runs)?.wall / f64::from(self.runs);
         self.runs = ((SAMPLE / each).ceil() as u32).clamp(1, MOST_RUNS);
         Ok(())
