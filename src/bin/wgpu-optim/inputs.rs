@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
+use wgpu_optim::Rule;
+use wgpu_optim::safetensors::{Archive, Dtype, Entry};
 
 use crate::config::Config;
 use crate::report::nearest;
-use crate::safetensors::{Archive, Dtype, Entry};
-use wgpu_optim::Rule;
 
 /// Parameters, and files of gradients that fit them.
 pub struct Inputs {
