@@ -37,7 +37,10 @@ pub fn verify(archive: &Archive) -> Result<(), Error> {
     let Some(value) = archive.metadata(KEY) else { return Ok(()) };
     let sums = parse(value, archive.entries().len() + 1).ok_or_else(|| Error::Unsound {
         path: archive.path().into(),
-        message: format!("{KEY} holds {} digits, expected {DIGITS} for the header and each tensor", value.len()),
+        message: format!(
+            "{KEY} holds {} digits, expected {DIGITS} in lower case for the header and each tensor",
+            value.len()
+        ),
     })?;
     let mut head = archive.head().to_vec();
     if let Some(digits) = head.get_mut(AT..AT + value.len()) {
@@ -64,7 +67,8 @@ fn check(archive: &Archive, what: &str, expected: u32, found: u32) -> Result<(),
 
 fn parse(value: &str, sums: usize) -> Option<Vec<u32>> {
     let digits = value.as_bytes();
-    if digits.len() != sums * DIGITS || !digits.iter().all(u8::is_ascii_hexdigit) {
+    // Digits as they are written, and nothing else that means the same.
+    if digits.len() != sums * DIGITS || !digits.iter().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f')) {
         return None;
     }
     let sum = |digits: &[u8]| u32::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok();

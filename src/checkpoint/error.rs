@@ -39,7 +39,7 @@ pub enum Error {
     #[error("{path}: {message}")]
     NoCounterpart { path: String, message: String },
 
-    /// Something that a file could not give back: the optimizer has state under one name twice.
+    /// Something that a file could not give back, as a slot with a point in its name.
     #[error("{path}: cannot hold {what}")]
     Unstorable { path: String, what: String },
 
