@@ -185,11 +185,8 @@ fn write<R: Rule>(device: &str, case: &str, run: &mut impl Run<R>) {
             tensors.entry(format!("param_f32/{id}")).or_default().extend(params.into_iter().map(f32::from_bits));
         }
     }
-    let view = |values: &'_ Vec<f32>| (vec![values.len()], bytemuck::cast_slice::<f32, u8>(values).to_vec());
-    let bytes: Vec<(String, (Vec<usize>, Vec<u8>))> = tensors.iter().map(|(name, v)| (name.clone(), view(v))).collect();
-    let views = bytes
-        .iter()
-        .map(|(name, (shape, data))| (name.as_str(), TensorView::new(Dtype::F32, shape.clone(), data).unwrap()));
+    let view = |values| TensorView::new(Dtype::F32, vec![<[f32]>::len(values)], bytemuck::cast_slice(values)).unwrap();
+    let views = tensors.iter().map(|(name, values)| (name.as_str(), view(values)));
     std::fs::write(outbox().join(format!("{device}-{case}.run.safetensors")), serialize(views, None).unwrap()).unwrap();
 }
 

@@ -67,7 +67,7 @@ impl Inputs {
     pub fn members<R: Rule>(&self, config: &Config<R>) -> Vec<Member> {
         let graded = self.params.entries().iter().filter(|entry| self.has_gradient(&entry.name));
         let mut members: Vec<Member> = graded
-            .filter(|entry| entry.len() > 0)
+            .filter(|entry| !entry.is_empty())
             .map(|entry| Member {
                 name: entry.name.clone(),
                 shape: entry.shape.clone(),

@@ -72,7 +72,7 @@ fn head<R: Rule>(
     steps: &BTreeMap<String, u64>,
 ) -> Result<Vec<u8>> {
     let params = inputs.params.entries().iter();
-    let never = params.filter(|param| param.dtype == Dtype::F32 && param.len() > 0);
+    let never = params.filter(|param| param.dtype == Dtype::F32 && !param.is_empty());
     let never: BTreeSet<&str> = never.map(|param| param.name.as_str()).collect();
     let without_state = never.into_iter().filter(|name| !sources.contains_key(name)).collect();
     let mut tensors: Vec<(String, &[u64])> = Vec::new();
