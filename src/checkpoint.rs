@@ -52,26 +52,29 @@
 //!
 //! [`cpu::Optimizer`]: crate::cpu::Optimizer
 
+mod changes;
 mod checksum;
 mod cpu;
 mod error;
 mod fit;
+mod fitted;
+mod from_pytorch;
 pub(crate) mod native;
-pub(crate) mod pytorch;
+mod pytorch;
 mod saved;
 pub mod settings;
+pub(crate) mod to_pytorch;
 mod write;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 pub use error::{Disagreement, Error};
-#[cfg_attr(not(feature = "gpu"), allow(unused_imports, reason = "the GPU's front end needs all of them"))]
-pub(crate) use fit::{From, Move, Plane, Request, fit};
+pub(crate) use fit::fit;
+pub(crate) use fitted::{From, Plane, Request};
+use from_pytorch::StateDict;
 use native::Native;
-use pytorch::StateDict;
 pub use serde_json::Value as Json;
-#[cfg_attr(not(feature = "gpu"), allow(unused_imports, reason = "the GPU's front end needs all of them"))]
 pub(crate) use write::{Outline, Source, Writer};
 
 use crate::rule::Rule;

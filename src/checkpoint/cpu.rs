@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::{
-    Checkpoint, Error, From, Load, Outline, Plane, Report, Request, Save, Source, Writer, fit, native, pytorch,
+    Checkpoint, Error, From, Load, Outline, Plane, Report, Request, Save, Source, Writer, fit, native, to_pytorch,
 };
 use crate::cpu::Optimizer;
 use crate::rule::Rule;
@@ -40,7 +40,7 @@ impl<R: Rule> Optimizer<R, f32> {
     pub fn save_pytorch(&self, path: impl AsRef<Path>) -> Result<(), Error> {
         let path = path.as_ref();
         let no_counterpart = |message| Error::NoCounterpart { path: path.display().to_string(), message };
-        self.write(path, &pytorch::outline(&self.roster, |_| None).map_err(no_counterpart)?, &[])
+        self.write(path, &to_pytorch::outline(&self.roster, |_| None).map_err(no_counterpart)?, &[])
     }
 
     /// Takes the state, the step counts and what is frozen from a file that fits in everything, and the parameters and

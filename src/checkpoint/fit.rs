@@ -1,63 +1,15 @@
-//! A file held against an optimizer, before anything is touched.
+//! A file held against an optimizer, before anything is touched: what disagrees, what is to be moved, and what becomes of
+//! everything else.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::changes::{changed_structure, changes, tell};
+use super::fitted::{Fitted, From, Move, Plane, Request};
 use super::saved::Saved;
 use super::{Checkpoint, Disagreement, Error, Format, Report};
 use crate::roster::{Member, Roster, nearest};
-use crate::rule::{Rule, Value, kept_slots};
-
-/// What is wanted of a file.
-pub(crate) struct Request<'a> {
-    pub params: bool,
-    pub extras: &'a [&'a str],
-    pub retune: bool,
-    /// What fits is taken, what does not is told.
-    pub partial: bool,
-}
-
-/// What is to be done to an optimizer that a file fits.
-pub(crate) struct Fitted<R> {
-    pub moves: Vec<Move>,
-    /// Tensor, step count, and whether it is frozen.
-    counts: Vec<(usize, u64, Option<bool>)>,
-    settings: Vec<(usize, R)>,
-    report: Report,
-}
-
-/// One array to be filled.
-pub(crate) struct Move {
-    pub tensor: usize,
-    pub plane: Plane,
-    pub from: From,
-}
-
-/// Which array of a tensor.
-#[derive(Clone, Copy)]
-pub(crate) enum Plane {
-    Slot(usize),
-    Params,
-}
-
-/// What it is filled with.
-pub(crate) enum From {
-    /// An entry of the file, by its number.
-    Entry(usize),
-    /// What the rule starts from.
-    Initial(f32),
-}
-
-impl<R: Rule> Fitted<R> {
-    /// The last act, when all data are where they belong.
-    pub fn settle(self, roster: &mut Roster<R>) -> Result<Report, crate::Error> {
-        for (group, settings) in self.settings {
-            roster.retune(group, settings)?;
-        }
-        roster.restore(&self.counts);
-        Ok(self.report)
-    }
-}
+use crate::rule::{Rule, kept_slots};
 
 /// Holds a file against an optimizer, and then against its own checksums.
 ///
@@ -304,28 +256,3 @@ impl<R: Rule> Fit<'_, R> {
 
 /// Disagreements beyond which no likeness of names is looked for.
 const NEAREST: usize = 12;
-
-type Change = (&'static str, Value, Value);
-
-/// The settings in which two differ.
-fn changes<R: Rule>(theirs: &R, ours: &R) -> Vec<Change> {
-    let pairs = theirs.settings().into_iter().zip(ours.settings());
-    pairs.map(|((setting, theirs), (_, ours))| (setting, theirs, ours)).filter(|(_, a, b)| a != b).collect()
-}
-
-/// The settings of structure in which two differ. What only one of them has hangs on another that differs.
-fn changed_structure<R: Rule>(theirs: &R, ours: &R) -> Vec<Change> {
-    let ours = ours.structure();
-    let both = theirs.structure().into_iter().filter_map(|(setting, theirs)| {
-        let (_, ours) = ours.iter().find(|(name, _)| *name == setting)?;
-        Some((setting, theirs, ours.clone()))
-    });
-    both.filter(|(_, theirs, ours)| theirs != ours).collect()
-}
-
-fn tell(group: usize, changes: Vec<Change>) -> impl Iterator<Item = Disagreement> {
-    changes.into_iter().map(move |(setting, file, optimizer)| {
-        let (file, optimizer) = (file.to_string(), optimizer.to_string());
-        Disagreement::Setting { group, setting, file, optimizer }
-    })
-}

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::Optimizer;
 use crate::checkpoint::{
-    Checkpoint, Error, Load, Move, Outline, Plane, Report, Request, Save, Source, Writer, fit, native, pytorch,
+    Checkpoint, Error, From, Load, Outline, Plane, Report, Request, Save, Source, Writer, fit, native, to_pytorch,
 };
 use crate::kernel::{is_lost, lost};
 use crate::readback;
@@ -48,7 +48,7 @@ impl<R: Rule> Optimizer<R> {
     ) -> Result<(), Error> {
         let path = path.as_ref();
         let no_counterpart = |message| Error::NoCounterpart { path: path.display().to_string(), message };
-        let outline = pytorch::outline(&self.roster, |tensor| self.shape(tensor)).map_err(no_counterpart)?;
+        let outline = to_pytorch::outline(&self.roster, |tensor| self.shape(tensor)).map_err(no_counterpart)?;
         self.write(device, queue, path, &outline).await
     }
 
@@ -162,7 +162,7 @@ impl<R: Rule> Optimizer<R> {
             return Err(lost("a load").into());
         }
         for step in &fitted.moves {
-            self.fill(device, queue, checkpoint, step).await?;
+            self.fill(device, queue, checkpoint, (step.tensor, step.plane, &step.from)).await?;
         }
         self.classified = false;
         Ok(fitted.settle(&mut self.roster)?)
@@ -173,11 +173,11 @@ impl<R: Rule> Optimizer<R> {
         device: &wgpu::Device,
         queue: &wgpu::Queue,
         checkpoint: &Checkpoint,
-        Move { tensor, plane, from }: &Move,
+        (tensor, plane, from): (usize, Plane, &From),
     ) -> Result<(), Error> {
         let ranges = match plane {
-            Plane::Slot(slot) => self.slot_ranges(*tensor, *slot),
-            Plane::Params => vec![self.tensors[*tensor].params.clone()],
+            Plane::Slot(slot) => self.slot_ranges(tensor, slot),
+            Plane::Params => vec![self.tensors[tensor].params.clone()],
         };
         let mut start = 0;
         for range in ranges {
