@@ -11,7 +11,7 @@ use crate::tensor::{BufferRange, Tensor};
 /// aligned, named range in each for every tensor.
 ///
 /// Ranges start at multiples of the device's binding alignment, so they can also be bound one by one. The
-/// padding between them belongs to the arena. All of it starts as zeros.
+/// padding between them belongs to the arena, and is stepped with the tensor before it. All of it starts as zeros.
 #[derive(Debug)]
 pub struct Arena {
     pages: Vec<(wgpu::Buffer, wgpu::Buffer)>,
@@ -41,9 +41,9 @@ impl Arena {
         for &size in &layout.pages {
             arena.pages.push((page("params", size)?, page("grads", size)?));
         }
-        for ((name, _), span) in tensors.iter().zip(&layout.spans) {
+        for ((name, _), (span, &room)) in tensors.iter().zip(layout.spans.iter().zip(&layout.rooms)) {
             let (params, grads) = &arena.pages[span.buffer];
-            let range = |buffer| BufferRange::padded(buffer, span.offset, span.size);
+            let range = |buffer| BufferRange::padded(buffer, span.offset, span.size, room);
             arena.index.insert(name.to_string(), arena.tensors.len());
             arena.tensors.push(Tensor::new(*name, range(params), range(grads)));
         }

@@ -13,6 +13,10 @@ pub enum Error {
     #[error("{rule}: there is no setting {setting:?}; its settings are {known}")]
     UnknownSetting { rule: &'static str, setting: String, known: String },
 
+    /// An argument of a schedule is outside its range.
+    #[error("schedule {kind}: {argument} is {found}, expected {expected}")]
+    Schedule { kind: &'static str, argument: &'static str, found: String, expected: String },
+
     /// `retune` was asked for what would need other state slots or another pipeline.
     #[error(
         "{rule}: {setting} of group {group} cannot change from {from} to {to} between steps: it decides which \

@@ -3,9 +3,9 @@
 //! # Where to start
 //!
 //! For embedding: [`Optimizer`], [`Tensor`], [`Arena`], [`Group`], the settings [`Adam`], [`AdamW`] and [`RmsProp`],
-//! [`readback`] and [`memory_plan`]. Without a GPU: [`cpu::Optimizer`]. To save and go on: `checkpoint`. To check a
-//! device: [`verify`]. For a rule of your own: [`Rule`]. The modules [`plan`], [`envelope`], [`kernel`] and [`wgsl`] are
-//! what these are made of.
+//! [`Schedule`], [`readback`] and [`memory_plan`]. Without a GPU: [`cpu::Optimizer`]. To save and go on: `checkpoint`. To
+//! check a device: [`verify`]. For a rule of your own: [`Rule`]. The modules [`plan`], [`envelope`], [`kernel`] and
+//! [`wgsl`] are what these are made of.
 #![cfg_attr(not(feature = "gpu"), allow(rustdoc::broken_intra_doc_links, reason = "what it tells of is switched off"))]
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
@@ -14,6 +14,7 @@
 pub mod error;
 pub mod wgsl;
 pub mod rule;
+pub mod schedule;
 mod roster;
 pub mod pages;
 pub mod cpu;
@@ -51,6 +52,8 @@ pub use error::Error;
 pub use memory::{MemoryPlan, memory_plan};
 #[doc(inline)]
 pub use rule::{Adam, AdamEpsilon, AdamW, AmsgradOver, Decay, RmsProp, RmsPropEpsilon, Rule};
+#[doc(inline)]
+pub use schedule::Schedule;
 #[cfg(feature = "gpu")]
 pub use wgpu;
 #[cfg(feature = "gpu")]

@@ -1,7 +1,7 @@
 //! What an optimizer takes of a device, told before it is taken.
 
 use crate::Error;
-use crate::plan::{ELEMENT, Item, Launch, Limits, Place, Placement, QUAD, Run, Span, Window, arena, launches};
+use crate::plan::{ELEMENT, Item, Launch, Limits, Place, Placement, Run, Span, Window, arena, launches};
 use crate::rule::{Rule, kept_slots, variant};
 
 /// Bytes of a chunk on its way between host and device.
@@ -72,14 +72,14 @@ pub fn memory_plan<R: Rule>(groups: &[(R, Vec<(&str, u64)>)], limits: &Limits) -
         .collect();
     let named: Vec<(&str, u64)> = members.iter().map(|&(_, name, len)| (name, len)).collect();
     let layout = arena(&named, limits)?;
-    let item = |&(group, _, len): &(usize, &str, u64)| {
+    let item = |(&(group, _, len), room): (&(usize, &str, u64), &u64)| {
         let slots = kept_slots(&settings[group]).len() as u64;
-        Item { variant: variant(&settings, group), group, slots, len }
+        Item { variant: variant(&settings, group), group, slots, len, room: room / ELEMENT }
     };
-    let items: Vec<Item> = members.iter().map(item).collect();
+    let items: Vec<Item> = members.iter().zip(&layout.rooms).map(item).collect();
     let mut placement = Placement::default();
     placement.extend(&items, limits, |tensor| (layout.spans[tensor].buffer, layout.spans[tensor].offset));
-    let places: Vec<(Place, Place)> = layout.spans.iter().map(lent).collect();
+    let places: Vec<(Place, Place)> = layout.spans.iter().zip(&layout.rooms).map(lent).collect();
     let launches = launches(&placement, &places, limits, |tensor| members[tensor].1.to_string())?;
     let mut windows = vec![0; members.len()];
     placement.pieces.iter().for_each(|piece| windows[piece.tensor] += 1);
@@ -113,8 +113,7 @@ pub fn memory_plan<R: Rule>(groups: &[(R, Vec<(&str, u64)>)], limits: &Limits) -
 }
 
 /// The places that an arena lends: a page is a buffer of parameters and one of gradients.
-fn lent(span: &Span) -> (Place, Place) {
-    let room = span.size.next_multiple_of(QUAD * ELEMENT);
+fn lent((span, &room): (&Span, &u64)) -> (Place, Place) {
     let place = |role| Place { span: Span { buffer: span.buffer * 2 + role, ..*span }, room };
     (place(0), place(1))
 }

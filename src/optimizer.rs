@@ -225,9 +225,9 @@ impl<R: Rule> Optimizer<R> {
             let mut named = Vec::with_capacity(members.len());
             for tensor in &members {
                 tensor.check()?;
-                let len = tensor.params.len();
+                let (len, room) = (tensor.params.len(), tensor.params.room().min(tensor.grads.room()));
                 named.push(Member::new(tensor.name().into(), len, group));
-                items.push(Item { variant, group, slots, len });
+                items.push(Item { variant, group, slots, len, room });
             }
             roster.add_members(named)?;
             tensors.extend(members);

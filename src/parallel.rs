@@ -4,7 +4,7 @@
 //! and chosen when it runs. It computes what the twin computes, bit for bit, however many threads there are: an
 //! element depends on no other, and no multiplication is fused with an addition.
 
-use rayon::prelude::*;
+use std::sync::{Mutex, PoisonError};
 
 use crate::Error;
 use crate::cpu::Optimizer;
@@ -35,18 +35,25 @@ impl<R: Rule> Optimizer<R, f32> {
         let hypers = self.next_hypers();
         let total = params.iter().map(|p| p.len()).sum::<usize>();
         let task = (total / (rayon::current_num_threads() * TASKS)).clamp(SHORTEST, LONGEST);
+        let usual: Vec<bool> = self.groups().iter().map(is_usual).collect();
         let mut tasks = Tasks { task, open: 0, tasks: Vec::new() };
         for (tensor, (p, slots)) in params.iter_mut().zip(self.state.slices()).enumerate() {
             let class = self.roster.class_of()[tensor];
             if class != SKIP {
                 let (rule, h) = (self.roster.settings_of(tensor), &hypers[class as usize]);
-                tasks.add(Piece { rule, h, params: p, grads: grads[tensor], slots });
+                let usual = usual[self.roster.members()[tensor].group];
+                tasks.add(Piece { rule, usual, h, params: p, grads: grads[tensor], slots });
             }
         }
         tasks.run(total);
         self.roster.advance();
         Ok(())
     }
+}
+
+/// Settings whose switches are those of the rule's first preset, for which there is a loop without what is off there.
+fn is_usual<R: Rule>(settings: &R) -> bool {
+    R::PRESETS.first().is_some_and(|(_, _, preset)| preset.switches() == settings.switches())
 }
 
 /// Pieces of tensors, gathered so that tasks are of like length.
@@ -72,18 +79,27 @@ impl<'a, R: Rule> Tasks<'a, R> {
         }
     }
 
+    /// The calling thread works too, so that a short step does not wait for others to wake up.
     fn run(self, total: usize) {
-        if total < ALONE {
-            self.tasks.into_iter().flatten().for_each(Piece::step);
-        } else {
-            self.tasks.into_par_iter().for_each(|task| task.into_iter().for_each(Piece::step));
-        }
+        let others = if total < ALONE { 0 } else { rayon::current_num_threads() - 1 };
+        let queue = Mutex::new(self.tasks.into_iter());
+        let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+        let work = || {
+            while let Some(task) = next() {
+                task.into_iter().for_each(Piece::step);
+            }
+        };
+        rayon::in_place_scope(|scope| {
+            (0..others).for_each(|_| scope.spawn(|_| work()));
+            work();
+        });
     }
 }
 
 /// A stretch of one tensor, and how it is stepped.
 struct Piece<'a, R: Rule> {
     rule: &'a R,
+    usual: bool,
     h: &'a R::Hyper<f32>,
     params: &'a mut [f32],
     grads: &'a [f32],
@@ -98,6 +114,7 @@ impl<'a, R: Rule> Piece<'a, R> {
         let take = |from: &mut &'a mut [f32]| from.split_off_mut(..len.min(from.len())).unwrap_or_default();
         Self {
             rule: self.rule,
+            usual: self.usual,
             h: self.h,
             params: take(&mut self.params),
             grads: self.grads.split_off(..len).unwrap_or_default(),
@@ -131,12 +148,24 @@ struct Walk<'a, R: Rule, const A: bool, const B: bool, const C: bool>(Piece<'a, 
 impl<R: Rule, const A: bool, const B: bool, const C: bool> pulp::NullaryFnOnce for Walk<'_, R, A, B, C> {
     type Output = ();
 
-    /// Indexed, over slices of one length known to be so: the form that becomes lanes.
     #[inline(always)]
     fn call(self) {
-        let Piece { rule, h, params: p, grads, slots: [a, b, c] } = self.0;
         // By value: what lies behind a reference might change under a store, as far as the compiler knows.
-        let (rule, h, n) = (rule.clone(), *h, p.len());
+        let settings = self.0.rule.clone();
+        match R::PRESETS.first() {
+            Some((_, _, preset)) if self.0.usual => self.walk(preset),
+            _ => self.walk(&settings),
+        }
+    }
+}
+
+impl<R: Rule, const A: bool, const B: bool, const C: bool> Walk<'_, R, A, B, C> {
+    /// Indexed, over slices of one length known to be so: the form that becomes lanes. Of `rule` an update reads the
+    /// switches alone.
+    #[inline(always)]
+    fn walk(self, rule: &R) {
+        let Piece { h, params: p, grads, slots: [a, b, c], .. } = self.0;
+        let (h, n) = (*h, p.len());
         let g = &grads[..n];
         let a = if A { &mut a[..n] } else { a };
         let b = if B { &mut b[..n] } else { b };

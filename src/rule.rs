@@ -12,7 +12,7 @@ use std::fmt::Debug;
 pub use adam::{Adam, AdamEpsilon, AdamW, AmsgradOver};
 pub use rmsprop::{RmsProp, RmsPropEpsilon};
 pub use settings::{Decay, Value, Word};
-pub(crate) use settings::{Range, settings, words};
+pub(crate) use settings::{Range, number, settings, words};
 
 use crate::Error;
 use crate::wgsl::Real;
@@ -95,6 +95,8 @@ pub trait Rule: Clone + Debug + PartialEq + Send + Sync + 'static {
     fn fold(&self, step: u64) -> Self::Hyper<f64>;
 
     /// One element's step: the parameter, the gradient and the slots before it, to the parameter and slots after.
+    /// Of the settings it reads what [`switches`](Self::switches) tells and nothing else, as the shader does: all
+    /// numbers are in `h`.
     fn update<T: Real>(&self, h: &Self::Hyper<T>, p0: T, g0: T, state: Slots<T>) -> (T, Slots<T>);
 
     /// The update as a formula with these settings put in, one line for each assignment.

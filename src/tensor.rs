@@ -3,7 +3,7 @@
 use wgpu::BufferUsages;
 
 use crate::Error;
-use crate::plan::{ELEMENT, Place, QUAD, Span};
+use crate::plan::{ELEMENT, Place, Span};
 
 /// A stretch of a buffer: the caller's buffer, never copied.
 ///
@@ -23,9 +23,9 @@ impl BufferRange {
         Self { buffer: buffer.clone(), offset, size, room: size }
     }
 
-    /// A range whose padding, up to a whole quad, belongs to it.
-    pub(crate) fn padded(buffer: &wgpu::Buffer, offset: u64, size: u64) -> Self {
-        Self { room: size.next_multiple_of(QUAD * ELEMENT), ..Self::new(buffer, offset, size) }
+    /// A range that has `room` bytes to itself, padding included.
+    pub(crate) fn padded(buffer: &wgpu::Buffer, offset: u64, size: u64, room: u64) -> Self {
+        Self { room, ..Self::new(buffer, offset, size) }
     }
 
     /// The buffer.
@@ -61,6 +61,11 @@ impl BufferRange {
             offset: self.offset,
             size: std::num::NonZeroU64::new(self.size),
         })
+    }
+
+    /// Elements that nobody else uses, from the first on.
+    pub(crate) fn room(&self) -> u64 {
+        self.room / ELEMENT
     }
 
     pub(crate) fn place(&self, buffer: usize) -> Place {
@@ -198,7 +203,7 @@ pub(crate) fn check_overlaps(names: &[&str], places: &[(Place, Place)]) -> Resul
     }
     let mut entries: Vec<Entry> = Vec::with_capacity(places.len() * 2);
     for (tensor, (params, grads)) in places.iter().enumerate() {
-        // With the padding that its last quad may reach over.
+        // With the padding that is stepped with it.
         let span = Span { size: params.room, ..params.span };
         entries.push(Entry { span, tensor, written: true });
         entries.push(Entry { span: grads.span, tensor, written: false });

@@ -1,9 +1,10 @@
 """Makes the files of this folder: a small trained network and gradients for it.
 
     python make.py                  writes params.safetensors and grads-00..07.safetensors
+    python make.py --data           writes data.safetensors and start.safetensors
     python make.py --score FILE     prints loss and accuracy of the parameters in FILE
 
-Needs numpy, scikit-learn and safetensors.
+Needs numpy, scikit-learn and safetensors; --data needs torch, too.
 """
 
 import argparse
@@ -15,6 +16,7 @@ from sklearn.datasets import load_digits
 
 HERE = Path(__file__).resolve().parent
 SEED = 7
+START_SEED = 1234
 EPOCHS = 5
 BATCH = 32
 SGD_LR = 0.05
@@ -134,12 +136,30 @@ def make():
     report(f"after {GRADIENT_FILES} AdamW steps", params)
 
 
+def make_data():
+    """Writes all images with their labels, and the weights that PyTorch starts such a network from."""
+    import torch
+
+    images, labels = load_digits(return_X_y=True)
+    data = {"images": images.astype(np.uint8), "labels": labels.astype(np.uint8)}
+    assert np.array_equal(data["images"], images), "a pixel is no whole number"
+    save_file(data, HERE / "data.safetensors")
+    torch.manual_seed(START_SEED)
+    start = {}
+    for name, layer in ("fc1", torch.nn.Linear(64, 32)), ("fc2", torch.nn.Linear(32, 10)):
+        start |= {f"{name}.{part}": tensor.detach().numpy() for part, tensor in layer.named_parameters()}
+    save_file(start, HERE / "start.safetensors")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--score", metavar="FILE", help="score this parameter file and write nothing")
-    path = parser.parse_args().score
-    if path:
-        report(path, double(load_file(path)))
+    parser.add_argument("--data", action="store_true", help="write data.safetensors and start.safetensors alone")
+    arguments = parser.parse_args()
+    if arguments.score:
+        report(arguments.score, double(load_file(arguments.score)))
+    elif arguments.data:
+        make_data()
     else:
         make()
 

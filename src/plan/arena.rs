@@ -10,6 +10,8 @@ pub struct ArenaLayout {
     pub pages: Vec<u64>,
     /// For each tensor; the buffer is the page.
     pub spans: Vec<Span>,
+    /// For each tensor, bytes from its first to the next tensor's, or to the end of the page: its padding is its own.
+    pub rooms: Vec<u64>,
 }
 
 /// Lays tensors, given as names and lengths in elements, into pages.
@@ -17,7 +19,7 @@ pub struct ArenaLayout {
 /// # Errors
 /// [`Error::Empty`], [`Error::DuplicateName`], [`Error::TooLarge`].
 pub fn arena(tensors: &[(&str, u64)], limits: &Limits) -> Result<ArenaLayout, Error> {
-    let mut layout = ArenaLayout { pages: Vec::new(), spans: Vec::new() };
+    let mut layout = ArenaLayout { pages: Vec::new(), spans: Vec::new(), rooms: Vec::new() };
     let mut names = std::collections::HashSet::new();
     let alignment = limits.alignment.max(QUAD * ELEMENT);
     let most = (limits.buffer / alignment * alignment / ELEMENT).min(u32::MAX.into());
@@ -43,6 +45,7 @@ pub fn arena(tensors: &[(&str, u64)], limits: &Limits) -> Result<ArenaLayout, Er
         let buffer = layout.pages.len() - 1;
         layout.pages[buffer] = offset + room;
         layout.spans.push(Span { buffer, offset, size: len * ELEMENT });
+        layout.rooms.push(room);
     }
     Ok(layout)
 }

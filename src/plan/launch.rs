@@ -157,22 +157,21 @@ struct Part {
 }
 
 impl Part {
-    /// The elements stepped as quads, from the first on; where the tensor owns what follows it, the last quad may
-    /// reach over its end.
+    /// The elements stepped as quads, from the first on; where the tensor owns what follows it, they reach over its
+    /// end, up to its neighbour.
     fn quads(&self, params: &Span, grads: &Span) -> u64 {
         let aligned = |place: &Place, cover: &Span| (place.span.offset - cover.offset).is_multiple_of(QUAD * ELEMENT);
         if !aligned(&self.params, params) || !aligned(&self.grads, grads) {
             return 0;
         }
-        let whole = self.piece.len.next_multiple_of(QUAD);
-        let owned = |place: &Place| place.room >= whole * ELEMENT;
-        if owned(&self.params) && owned(&self.grads) { whole } else { self.piece.len / QUAD * QUAD }
+        let owned = self.piece.room.min(self.params.room / ELEMENT).min(self.grads.room / ELEMENT);
+        if owned >= self.piece.len { owned / QUAD * QUAD } else { self.piece.len / QUAD * QUAD }
     }
 
-    /// The bytes that a launch of this part touches.
-    fn touched(place: &Place) -> Span {
-        let whole = place.span.size.next_multiple_of(QUAD * ELEMENT);
-        Span { size: if place.room >= whole { whole } else { place.span.size }, ..place.span }
+    /// The bytes that a launch of this part may touch.
+    fn touched(&self, place: &Place) -> Span {
+        let reach = place.room.min(self.piece.room * ELEMENT);
+        Span { size: reach.max(place.span.size), ..place.span }
     }
 }
 
@@ -186,11 +185,11 @@ struct Gathering {
 
 impl Gathering {
     fn of(part: Part, limits: &Limits) -> Self {
-        let (params, grads) = (Part::touched(&part.params), Part::touched(&part.grads));
+        let (params, grads) = (part.touched(&part.params), part.touched(&part.grads));
         Self {
             params: params.cover(&params, limits.alignment),
             grads: grads.cover(&grads, limits.alignment),
-            groups: groups(part.piece.len),
+            groups: groups(part.piece.room),
             parts: vec![part],
         }
     }
@@ -201,7 +200,7 @@ impl Gathering {
 
     /// All of it with one more part, or as it was if they cannot be bound together.
     fn with(mut self, part: &Part, limits: &Limits) -> Result<Self, Self> {
-        let (params, grads) = (Part::touched(&part.params), Part::touched(&part.grads));
+        let (params, grads) = (part.touched(&part.params), part.touched(&part.grads));
         let first = &self.parts[0];
         let together = first.piece.window == part.piece.window
             && self.params.buffer == params.buffer
@@ -211,7 +210,7 @@ impl Gathering {
         }
         let params = self.params.cover(&params, limits.alignment);
         let grads = self.grads.cover(&grads, limits.alignment);
-        let groups = self.groups + groups(part.piece.len);
+        let groups = self.groups + groups(part.piece.room);
         let largest = params.size.max(grads.size).max(table_size(groups));
         let fits = largest <= limits.usable() && groups <= limits.dispatch();
         if params.meets(&grads) || !fits {

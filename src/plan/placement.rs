@@ -13,6 +13,9 @@ pub struct Item {
     pub slots: u64,
     /// Elements.
     pub len: u64,
+    /// Elements that it has to itself in parameters and gradients, padding included: as many are kept of each slot, so
+    /// that neighbours in an arena are neighbours here, too, and one stretch.
+    pub room: u64,
 }
 
 /// A stretch of state: `slots` planes, `stride` elements apart, in one page.
@@ -48,6 +51,8 @@ pub struct Piece {
     pub start: u64,
     /// Elements.
     pub len: u64,
+    /// Elements of each plane that are its own: whole quads, and `len` at least.
+    pub room: u64,
     /// First element, in each plane of the window; a multiple of [`QUAD`].
     pub at: u64,
 }
@@ -92,12 +97,15 @@ impl Placement {
                     self.close(&mut open, limits, first_page);
                     open = Open { item: Some(*item), used: 0, groups: 0 };
                 }
-                let len = rest.min(open.room(item, limits));
-                let window = self.windows.len();
-                self.of[first_tensor + tensor].push(self.pieces.len());
-                self.pieces.push(Piece { tensor: first_tensor + tensor, window, start, len, at: open.used });
-                open.used += len.next_multiple_of(QUAD);
-                open.groups += groups(len);
+                let most = open.room(item, limits);
+                let len = rest.min(most);
+                let padding = if len == rest { item.room.saturating_sub(item.len) } else { 0 };
+                let room = (len + padding).min(most).max(len).next_multiple_of(QUAD);
+                let (tensor, window, at) = (first_tensor + tensor, self.windows.len(), open.used);
+                self.of[tensor].push(self.pieces.len());
+                self.pieces.push(Piece { tensor, window, start, len, room, at });
+                open.used += room;
+                open.groups += groups(room);
                 start += len;
             }
         }

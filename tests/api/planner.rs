@@ -16,8 +16,8 @@ struct Drawn {
     /// (buffer, elements free before it).
     params: (usize, u64),
     grads: (usize, u64),
-    /// Whether the padding to a whole quad is its own, as in an arena.
-    padded: bool,
+    /// Elements in whose multiples it starts and has room, as in an arena; 0 for one without padding.
+    padded: u64,
     /// Whether its gradient keeps away from it where both lie in one buffer.
     apart: bool,
     /// In which call of `extend` it comes.
@@ -30,7 +30,7 @@ fn drawn() -> impl Strategy<Value = Drawn> {
     // Two of the buffers hold parameters and gradients.
     let places = ((0..3usize, gap()), (1..4usize, gap()));
     let apart = prop::bool::weighted(0.98);
-    let of = (len, 0..3usize, places, any::<bool>(), apart, 0..3usize);
+    let of = (len, 0..3usize, places, padding(), apart, 0..3usize);
     of.prop_map(|(len, variant, (params, grads), padded, apart, batch)| Drawn {
         len,
         variant,
@@ -40,6 +40,10 @@ fn drawn() -> impl Strategy<Value = Drawn> {
         apart,
         batch,
     })
+}
+
+fn padding() -> impl Strategy<Value = u64> {
+    prop_oneof![Just(0u64), Just(QUAD), Just(8), Just(64)]
 }
 
 fn limits() -> impl Strategy<Value = Limits> {
@@ -77,9 +81,9 @@ impl Laid {
             let mut offset = *end + gap * ELEMENT;
             let size = tensor.len * ELEMENT;
             let mut room = size;
-            if tensor.padded {
-                offset = offset.next_multiple_of(QUAD * ELEMENT);
-                room = size.next_multiple_of(QUAD * ELEMENT);
+            if tensor.padded > 0 {
+                offset = offset.next_multiple_of(tensor.padded * ELEMENT);
+                room = size.next_multiple_of(tensor.padded * ELEMENT);
             }
             *end = offset + room;
             Place { span: Span { buffer, offset, size }, room }
@@ -87,8 +91,10 @@ impl Laid {
         // As far apart as the largest block.
         let away = |t: &Drawn| if t.apart && t.params.0 == t.grads.0 { t.grads.1 + 64 } else { t.grads.1 };
         let places = tensors.iter().map(|t| (place(t.params, t), place((t.grads.0, away(t)), t))).collect();
-        let item =
-            |t: &Drawn| Item { variant: t.variant, group: t.len as usize % 2, slots: slots(t.variant), len: t.len };
+        let item = |t: &Drawn| {
+            let room = t.len.next_multiple_of(t.padded.max(1));
+            Item { variant: t.variant, group: t.len as usize % 2, slots: slots(t.variant), len: t.len, room }
+        };
         Self { items: tensors.iter().map(item).collect(), places, buffers, batches }
     }
 
@@ -158,7 +164,7 @@ fn check_state(laid: &Laid, placement: &Placement) {
         for plane in 0..window.slots {
             let mut span = piece.state(window, plane);
             assert_eq!(span.size, piece.len * ELEMENT);
-            span.size = piece.len.next_multiple_of(QUAD) * ELEMENT;
+            span.size = piece.room * ELEMENT;
             assert!(span.offset >= window.offset && span.end() <= window.offset + window.size(), "{piece:?}");
             spans.push(span);
         }
@@ -197,7 +203,7 @@ fn check_segment(laid: &Laid, placement: &Placement, launch: &Launch, segment: &
     assert_eq!(segment.state * lane, piece.at + start - piece.start, "{segment:?}: state of another element");
     let end = start + count;
     let piece_end = piece.start + piece.len;
-    assert!(end <= piece.start + piece.len.next_multiple_of(QUAD), "{segment:?} reaches past its piece");
+    assert!(end <= piece.start + piece.room, "{segment:?} reaches past its piece");
     // Past the end of a piece lies padding, and so the end of the tensor.
     assert!(end <= piece_end || piece_end == laid.items[segment.tensor].len, "{segment:?} steps elements twice");
     (start, end.min(piece_end))
@@ -321,7 +327,7 @@ proptest! {
     fn tensors_of_one_kind_packed_side_by_side_are_stepped_once(
         lens in prop::collection::vec(1..40u64, 1..400),
         first in 0..70u64,
-        padded in any::<bool>(),
+        padded in padding(),
         limits in limits(),
     ) {
         let mut gap = first;
@@ -354,8 +360,9 @@ fn check_arena(layout: &wgpu_optim::plan::ArenaLayout, lens: &[u64], limits: &Li
         assert!(span.offset.is_multiple_of(limits.alignment), "{span:?}");
     }
     // With the padding that belongs to them.
-    let padded = |span: &Span| Span { size: span.size.next_multiple_of(QUAD * ELEMENT), ..*span };
-    let mut spans: Vec<Span> = layout.spans.iter().map(padded).collect();
+    let padded = |(span, &size): (&Span, &u64)| Span { size, ..*span };
+    let mut spans: Vec<Span> = layout.spans.iter().zip(&layout.rooms).map(padded).collect();
+    assert!(layout.spans.iter().zip(&spans).all(|(span, padded)| span.size <= padded.size));
     assert!(spans.iter().all(|span| span.end() <= layout.pages[span.buffer]));
     disjoint(&mut spans);
     assert!(layout.pages.iter().all(|&page| page <= limits.buffer && page.is_multiple_of(ELEMENT)));
@@ -369,7 +376,7 @@ fn ten_billion_elements_are_planned_within_the_defaults() {
     let tensor = |i: usize| {
         let span = |buffer| Span { buffer, offset: 0, size: 256 << 20 };
         let place = |buffer| Place { span: span(buffer), room: 256 << 20 };
-        (Item { variant: 1, group: 0, slots: 2, len: 64 << 20 }, (place(2 * i), place(2 * i + 1)))
+        (Item { variant: 1, group: 0, slots: 2, len: 64 << 20, room: 64 << 20 }, (place(2 * i), place(2 * i + 1)))
     };
     let (items, places): (Vec<Item>, Vec<_>) = (0..160).map(tensor).unzip();
     let buffers = (0..320).map(|buffer| (buffer, 256 << 20)).collect();
@@ -395,7 +402,7 @@ fn a_tensor_past_2_to_32_elements_is_cut_and_not_truncated() {
     let limits = Limits { buffer: 1 << 40, ..Limits::DEFAULT };
     let len = (1u64 << 32) + 12_345;
     let mut placement = Placement::default();
-    placement.extend(&[Item { variant: 1, group: 0, slots: 2, len }], &limits, |item| item);
+    placement.extend(&[Item { variant: 1, group: 0, slots: 2, len, room: len }], &limits, |item| item);
     partition(placement.pieces_of(0).map(|piece| (piece.start, piece.start + piece.len)).collect(), len, "pieces");
     let place = |buffer| {
         let size = len * ELEMENT;
@@ -403,7 +410,7 @@ fn a_tensor_past_2_to_32_elements_is_cut_and_not_truncated() {
     };
     let places = [(place(0), place(1))];
     let laid = Laid {
-        items: vec![Item { variant: 1, group: 0, slots: 2, len }],
+        items: vec![Item { variant: 1, group: 0, slots: 2, len, room: len }],
         places: places.to_vec(),
         buffers: [(0, len * ELEMENT + 4), (1, len * ELEMENT + 4)].into(),
         batches: vec![1],
@@ -421,15 +428,8 @@ fn a_tensor_past_2_to_32_elements_is_cut_and_not_truncated() {
 #[test]
 fn tables_of_three_thousand_tiny_tensors_can_be_bound() {
     let limits = Limits { binding: 32 << 10, buffer: 1 << 20, ..Limits::DEFAULT };
-    let tiny = |i: u64| Drawn {
-        len: 1 + i % 4,
-        variant: 0,
-        params: (0, 0),
-        grads: (3, 0),
-        padded: false,
-        apart: true,
-        batch: 0,
-    };
+    let tiny =
+        |i: u64| Drawn { len: 1 + i % 4, variant: 0, params: (0, 0), grads: (3, 0), padded: 0, apart: true, batch: 0 };
     check((0..3000).map(tiny).collect(), &limits);
 }
 
@@ -437,7 +437,7 @@ fn tables_of_three_thousand_tiny_tensors_can_be_bound() {
 #[test]
 fn a_plan_that_is_off_by_one_is_noticed() {
     let drawn =
-        |len, gap| Drawn { len, variant: 1, params: (0, gap), grads: (3, gap), padded: false, apart: true, batch: 0 };
+        |len, gap| Drawn { len, variant: 1, params: (0, gap), grads: (3, gap), padded: 0, apart: true, batch: 0 };
     let laid = Laid::new(vec![drawn(1021, 0), drawn(300, 3), drawn(5, 1)]);
     let limits = Limits { groups: 2, ..Limits::DEFAULT };
     let placement = laid.placement(&limits);
@@ -465,4 +465,17 @@ fn a_plan_that_is_off_by_one_is_noticed() {
     assert!(fails(&|launch| launch.params.offset += 4));
     assert!(fails(&|launch| launch.params.size -= 8));
     assert!(fails(&|launch| launch.grads = launch.params));
+}
+
+/// What an arena is for: as long as its tensors share settings and step count, they are one stretch and no table is read.
+#[test]
+fn tensors_of_any_length_in_an_arena_are_one_stretch() {
+    for limits in [Limits::DEFAULT, Limits { alignment: 32, ..Limits::DEFAULT }] {
+        let lens = (0..1000).map(|i| (i * 37) % 5000 + 1);
+        let tensors: Vec<(String, u64)> = lens.map(|len| (format!("of {len}"), len)).collect();
+        let tensors: Vec<(&str, u64)> = tensors.iter().map(|(name, len)| (name.as_str(), *len)).collect();
+        let plan = wgpu_optim::memory_plan(&[(wgpu_optim::Adam::PYTORCH, tensors)], &limits).unwrap();
+        let [(0, run)] = plan.dispatches[..] else { panic!("{} dispatches", plan.dispatches.len()) };
+        assert!(run.stretch.is_some(), "{run:?} reads a table");
+    }
 }

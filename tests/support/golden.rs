@@ -39,11 +39,15 @@ pub struct Case {
     pub framework: String,
 }
 
-/// Every file, in order.
+/// Every trajectory, in order. Schedules (`lr_…`) and training runs (`mlp_…`) have no gradients to replay, and are none.
 pub fn files() -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
     let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-    let mut files: Vec<PathBuf> = entries.filter(|path| path.extension().is_some_and(|e| e == "safetensors")).collect();
+    let trajectory = |path: &PathBuf| {
+        let name = path.file_name().unwrap().to_string_lossy();
+        name.ends_with(".safetensors") && !name.starts_with("lr_") && !name.starts_with("mlp_")
+    };
+    let mut files: Vec<PathBuf> = entries.filter(trajectory).collect();
     files.sort();
     files
 }

@@ -1,7 +1,7 @@
 // Validates every kernel with Tint, Chromium's WGSL compiler, which refuses things that naga takes (barriers in
 // non-uniform control flow, for one). Dawn's null backend compiles nothing further, so no driver is needed.
 //
-//     node tests/tint/validate.mjs [ROOT]      ROOT holds shaders/; the repository by default
+//     node tests/tint/validate.mjs [ROOT]      ROOT holds shaders/ and examples/; the repository by default
 
 import { readFileSync, readdirSync } from 'node:fs';
 import { dirname, join } from 'node:path';
@@ -18,10 +18,13 @@ globalThis.gpu = create(['backend=null']);
 const adapter = await globalThis.gpu.requestAdapter();
 const device = await adapter.requestDevice();
 
-// A kernel is whole files laid end to end, in the order of `kernel::text`.
+const shaders = (folder) => readdirSync(join(root, folder)).filter((name) => name.endsWith('.wgsl')).sort();
+
+// A kernel is whole files laid end to end, in the order of `kernel::text`; in the example, one file.
 function compositions() {
-    const rules = readdirSync(join(root, 'shaders/rule')).filter((name) => name.endsWith('.wgsl')).sort();
-    return rules.flatMap((rule) => LANES.map((lanes) => ['shaders/step.wgsl', lanes, `shaders/rule/${rule}`]));
+    const rules = shaders('shaders/rule');
+    const steps = rules.flatMap((rule) => LANES.map((lanes) => ['shaders/step.wgsl', lanes, `shaders/rule/${rule}`]));
+    return [...steps, ...shaders('examples/train_digits').map((name) => [`examples/train_digits/${name}`])];
 }
 
 function read(path) {

@@ -1,0 +1,105 @@
+//! The example as a process: what it leaves, what it says, its exit codes.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, ExitCode, Output};
+
+use crate::example;
+use crate::gpu;
+
+/// Carries the arguments to the process that is this test program once more.
+const ARGS: &str = "WGPU_OPTIM_TEST_TRAIN_DIGITS";
+
+/// The example with these arguments. It is compiled into this program, so that it is never an old one.
+pub fn program(args: &[&str]) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "program::the_example_itself", "--nocapture"]);
+    command.env(ARGS, args.join("\n"));
+    command
+}
+
+#[test]
+fn the_example_itself() {
+    let Ok(args) = std::env::var(ARGS) else { return };
+    let args = ["train_digits"].into_iter().chain(args.lines());
+    let code = example::start(args.map(Into::into).collect::<Vec<_>>());
+    std::process::exit(if code == ExitCode::SUCCESS { 0 } else { 1 });
+}
+
+/// Runs it in a folder of its own, and returns what it wrote to stdout and stderr.
+fn run(folder: &Path, args: &[&str], code: i32) -> (String, String) {
+    told(program(args).current_dir(folder).output().unwrap(), code)
+}
+
+fn told(output: Output, code: i32) -> (String, String) {
+    let [stdout, stderr] = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+    assert_eq!(output.status.code(), Some(code), "{stdout}{stderr}");
+    (stdout, stderr)
+}
+
+#[test]
+fn a_run_leaves_its_curve_and_tells_how_it_went() {
+    if gpu().is_none() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (stdout, _) = run(folder.path(), &["--rule", "rmsprop_article", "--steps", "12", "--every", "5"], 0);
+    let out = folder.path().join("target/train_digits");
+    assert!(stdout.contains("rmsprop_article, 12 steps on ") && stdout.contains("steps a second"), "{stdout}");
+    assert!(stdout.contains("the curve lies in target/train_digits/loss.svg"), "{stdout}");
+    let csv = fs::read_to_string(out.join("loss.csv")).unwrap();
+    let steps: Vec<&str> = csv.lines().filter_map(|line| line.split(',').next()).collect();
+    assert_eq!(steps, ["step", "0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12"]);
+    let last: f32 = csv.lines().next_back().unwrap().split(',').nth(1).unwrap().parse().unwrap();
+    assert!(stdout.contains(&format!("loss {last:.6}, accuracy ")), "{stdout}");
+    assert!(fs::read_to_string(out.join("loss.svg")).unwrap().contains("<polyline"));
+
+    // Fewer steps than it has taken are wrong usage; as many are nothing to do.
+    let (_, stderr) = run(folder.path(), &["--rule", "rmsprop_article", "--resume", "--steps", "11"], 2);
+    assert!(stderr.contains("the checkpoint has taken 12 already; ask for 12 or more"), "{stderr}");
+    run(folder.path(), &["--rule", "rmsprop_article", "--resume", "--steps", "12"], 0);
+    assert_eq!(fs::read_to_string(out.join("loss.csv")).unwrap(), csv);
+
+    let (_, stderr) = run(folder.path(), &["--rule", "adam", "--resume"], 1);
+    assert!(stderr.contains("it was saved with --rule rmsprop_article, this run has --rule adam"), "{stderr}");
+}
+
+#[test]
+fn resuming_before_there_is_a_checkpoint_starts_and_says_so() {
+    if gpu().is_none() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (_, stderr) = run(folder.path(), &["--steps", "1", "--resume", "--checkpoint", "none.safetensors"], 0);
+    assert!(stderr.contains("note: there is no none.safetensors yet, so this starts at step 0"), "{stderr}");
+    assert!(folder.path().join("none.safetensors").exists());
+}
+
+#[test]
+fn what_is_typed_wrong_exits_with_2() {
+    let folder = tempfile::tempdir().unwrap();
+    for args in [["--rule", "sgd"], ["--steps", "0"], ["--every", "0"], ["--steps", "many"], ["--rate", "1"]] {
+        let (_, stderr) = run(folder.path(), &args, 2);
+        assert!(stderr.contains(args[0]), "{stderr}");
+    }
+}
+
+#[test]
+fn a_machine_without_an_adapter_is_told_what_to_install() {
+    let folder = tempfile::tempdir().unwrap();
+    let none = if cfg!(windows) { "metal" } else { "dx12" };
+    let output = program(&[]).current_dir(folder.path()).env("WGPU_BACKEND", none).output().unwrap();
+    let (_, stderr) = told(output, 1);
+    assert!(stderr.contains("error: no adapter to train on; scripts/setup.sh installs a software one"), "{stderr}");
+}
+
+#[test]
+fn a_folder_that_cannot_be_made_is_told() {
+    if gpu().is_none() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("file"), "").unwrap();
+    let (_, stderr) = run(folder.path(), &["--out", "file/out"], 1);
+    assert!(stderr.contains("error: cannot make file/out: "), "{stderr}");
+}
