@@ -56,7 +56,7 @@ impl<R: Rule> Optimizer<R> {
     /// settings if asked for, ahead of all that is submitted after this call. Needs the feature `checkpoint`.
     ///
     /// The file is read twice: for its checksums before anything is touched, then in chunks to the device. Parameters need
-    /// usage `COPY_DST`.
+    /// usage `COPY_DST`. Reading from the disk blocks; only the device is waited for as a future.
     ///
     /// # Errors
     /// [`Error::Mismatch`] with everything that disagrees, [`Error::Damaged`], [`Error::Unsound`], [`Error::File`],

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use serde_json::json;
+use wgpu_optim::Schedule;
 use wgpu_optim::checkpoint::{Checkpoint, Disagreement, Error, Extras, Load};
+use wgpu_optim::schedule::{Cosine, Linear};
 
 use crate::run::{Run, folder, saved, small};
 
@@ -75,4 +77,20 @@ fn a_checkpoint_without_sections_has_none() {
     // The file of the other tests has two.
     let checkpoint = Checkpoint::from_bytes("run", saved().1).unwrap();
     assert!(small().load_with(&checkpoint, Load::default(), false).is_err());
+}
+
+/// As a training loop keeps it: the schedule of each group.
+#[test]
+fn a_schedule_is_a_section() {
+    let (_folder, path) = folder();
+    let warmup = Schedule::from(Linear { start_factor: 1.0 / 3.0, end_factor: 1.0, total_iters: 5 });
+    let schedules =
+        vec![warmup.then(5, Cosine { t_max: 55, eta_min: 0.1 + 0.2 }), Cosine { t_max: 7, eta_min: 1e-7 }.into()];
+    let mut extras = Extras::default();
+    extras.values.insert("schedules".into(), serde_json::to_value(&schedules).unwrap());
+    small().save(&path, false, extras).unwrap();
+    let load = Load { extras: &["schedules"], ..Default::default() };
+    let report = small().load_with(&Checkpoint::open(&path).unwrap(), load, false).unwrap();
+    let back: Vec<Schedule> = serde_json::from_value(report.extras.values["schedules"].clone()).unwrap();
+    assert_eq!(back, schedules);
 }

@@ -6,6 +6,7 @@ mod support;
 mod attacks;
 mod extras;
 mod file;
+mod foreign;
 mod going_on;
 mod misfit;
 mod mutation;
