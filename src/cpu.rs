@@ -297,14 +297,14 @@ impl<T: Real> State<T> {
         })
     }
 
-    fn get(&self, tensor: usize, slot: usize) -> &[T] {
+    pub fn get(&self, tensor: usize, slot: usize) -> &[T] {
         let (block, place) = self.of[tensor];
         let Block { slots, places } = &self.blocks[block];
         let (start, len) = places[place];
         &slots[slot][start..start + len]
     }
 
-    fn get_mut(&mut self, tensor: usize, slot: usize) -> &mut [T] {
+    pub fn get_mut(&mut self, tensor: usize, slot: usize) -> &mut [T] {
         let (block, place) = self.of[tensor];
         let Block { slots, places } = &mut self.blocks[block];
         let (start, len) = places[place];

@@ -155,6 +155,18 @@ impl<R: Rule> Roster<R> {
         self.classify();
     }
 
+    /// Puts back the step counts of some tensors, and whether they are frozen where that is told.
+    #[cfg(all(feature = "checkpoint", not(target_arch = "wasm32")))]
+    pub fn restore(&mut self, counts: &[(usize, u64, Option<bool>)]) {
+        self.settle();
+        for &(tensor, step, frozen) in counts {
+            let member = &mut self.members[tensor];
+            member.step = step;
+            member.frozen = frozen.unwrap_or(member.frozen);
+        }
+        self.classify();
+    }
+
     pub fn is_frozen(&self, tensor: usize) -> bool {
         self.members[tensor].frozen
     }

@@ -23,10 +23,14 @@ impl<R: Rule> Optimizer<R> {
     /// [`Error::UnknownName`], [`Error::UnknownSlot`].
     pub fn state_ranges(&self, name: &str, slot: &str) -> Result<Vec<BufferRange>, Error> {
         let tensor = self.roster.find(name)?;
-        let slot = self.roster.slot(tensor, slot)?;
+        Ok(self.slot_ranges(tensor, self.roster.slot(tensor, slot)?))
+    }
+
+    /// [`state_ranges`](Self::state_ranges) of a slot that is kept, by the number of both.
+    pub(super) fn slot_ranges(&self, tensor: usize, slot: usize) -> Vec<BufferRange> {
         let kept = kept_slots(self.roster.settings_of(tensor));
         let plane = kept.iter().take_while(|&&k| k != slot).count() as u64;
-        Ok(self.state.ranges(tensor, plane))
+        self.state.ranges(tensor, plane)
     }
 
     /// Reads a slot of a tensor back, as the steps that are submitted left it; those only recorded are not in it.
