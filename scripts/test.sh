@@ -34,6 +34,7 @@ fi
 
 say "build without wgpu"
 cargo check --no-default-features
+cargo check --no-default-features --features checkpoint
 
 say "build for the browser"
 if has_wasm; then

@@ -434,7 +434,7 @@ fn check_chain(chain: &Chain) -> Result<(), Error> {
 pub(crate) const ARRAYS: usize = MAX_SLOTS + 2;
 
 /// The array of a slot that is kept.
-fn array_of<R: Rule>(slot: &str) -> usize {
+pub(crate) fn array_of<R: Rule>(slot: &str) -> usize {
     let own = R::SLOTS.iter().position(|known| *known == slot);
     own.unwrap_or(if slot == EMA { MAX_SLOTS } else { MAX_SLOTS + 1 })
 }
@@ -505,14 +505,14 @@ impl<T: Real> State<T> {
         })
     }
 
-    fn get(&self, tensor: usize, slot: usize) -> &[T] {
+    pub fn get(&self, tensor: usize, slot: usize) -> &[T] {
         let (block, place) = self.of[tensor];
         let Block { slots, places } = &self.blocks[block];
         let (start, len) = places[place];
         &slots[slot][start..start + len]
     }
 
-    fn get_mut(&mut self, tensor: usize, slot: usize) -> &mut [T] {
+    pub fn get_mut(&mut self, tensor: usize, slot: usize) -> &mut [T] {
         let (block, place) = self.of[tensor];
         let Block { slots, places } = &mut self.blocks[block];
         let (start, len) = places[place];

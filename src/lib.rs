@@ -3,8 +3,9 @@
 //! # Where to start
 //!
 //! For embedding: [`Optimizer`], [`Tensor`], [`Arena`], [`Group`], the settings [`Adam`], [`AdamW`] and [`RmsProp`],
-//! [`Schedule`], [`readback`] and [`memory_plan`]. Without a GPU: [`cpu::Optimizer`]. To check a device: [`verify`]. For
-//! a rule of your own: [`Rule`]. The modules [`plan`], [`envelope`], [`kernel`] and [`wgsl`] are what these are made of.
+//! [`Schedule`], [`readback`] and [`memory_plan`]. Without a GPU: [`cpu::Optimizer`]. To save and go on: `checkpoint`. To
+//! check a device: [`verify`]. For a rule of your own: [`Rule`]. The modules [`plan`], [`envelope`], [`kernel`] and
+//! [`wgsl`] are what these are made of.
 #![cfg_attr(not(feature = "gpu"), allow(rustdoc::broken_intra_doc_links, reason = "what it tells of is switched off"))]
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
@@ -23,6 +24,12 @@ mod parallel;
 pub mod envelope;
 pub mod plan;
 pub mod memory;
+#[cfg(all(feature = "checkpoint", not(target_arch = "wasm32")))]
+pub mod safetensors;
+#[cfg(all(feature = "checkpoint", not(target_arch = "wasm32")))]
+pub mod output;
+#[cfg(all(feature = "checkpoint", not(target_arch = "wasm32")))]
+pub mod checkpoint;
 #[cfg(feature = "gpu")]
 mod tensor;
 #[cfg(feature = "gpu")]

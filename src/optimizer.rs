@@ -1,6 +1,8 @@
 //! The doorway: an optimizer over the caller's device, buffers and encoder.
 
 mod access;
+#[cfg(all(feature = "checkpoint", not(target_arch = "wasm32")))]
+mod checkpoint;
 
 use std::collections::HashSet;
 

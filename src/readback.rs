@@ -65,27 +65,34 @@ pub async fn upload(
     if bytes.len() as u64 != range.size() {
         return Err(Error::Bytes { found: bytes.len() as u64, expected: range.size() });
     }
-    let mut flight: VecDeque<OneshotReceiver<()>> = VecDeque::new();
+    let mut uploads = Uploads::default();
     for (offset, size) in chunks(range) {
-        if flight.len() == RING
-            && let Some(done) = flight.pop_front()
-        {
-            landed(device, done, UPLOADING).await?;
-        }
         let start = (offset - range.offset()) as usize;
-        guarded(device, UPLOADING, || {
-            queue.write_buffer(range.buffer(), offset, &bytes[start..start + size as usize]);
-            queue.submit([]);
-        })?;
-        let (sender, receiver) = oneshot_channel();
-        queue.on_submitted_work_done(move || drop(sender.send(())));
-        flight.push_back(receiver);
+        uploads.send(device, queue, range, offset, &bytes[start..start + size as usize]).await?;
     }
-    for done in flight {
-        landed(device, done, UPLOADING).await?;
+    uploads.finish(device).await
+}
+
+/// [`upload`], a chunk at a time in order, for what should not lie in memory whole: `fill` makes each. Holds one chunk
+/// besides the staged ones. A `fill` that fails leaves the range partly written.
+///
+/// # Errors
+/// As [`upload`], or what `fill` returns.
+pub async fn upload_each<E: From<Error>>(
+    device: &wgpu::Device,
+    queue: &wgpu::Queue,
+    range: &BufferRange,
+    mut fill: impl FnMut(&mut [u8]) -> Result<(), E>,
+) -> Result<(), E> {
+    check(range, wgpu::BufferUsages::COPY_DST)?;
+    let mut uploads = Uploads::default();
+    let mut bytes = vec![0; range.size().min(CHUNK) as usize];
+    for (offset, size) in chunks(range) {
+        let chunk = &mut bytes[..size as usize];
+        fill(chunk)?;
+        uploads.send(device, queue, range, offset, chunk).await?;
     }
-    // A lost device takes everything and keeps nothing.
-    if is_lost(device) { Err(lost(UPLOADING)) } else { Ok(()) }
+    Ok(uploads.finish(device).await?)
 }
 
 const UPLOADING: &str = "an upload";
@@ -123,6 +130,46 @@ fn chunks(range: &BufferRange) -> impl Iterator<Item = (u64, u64)> + use<> {
 fn check(range: &BufferRange, usage: wgpu::BufferUsages) -> Result<(), Error> {
     range.check_bytes("bytes", "a transfer")?;
     range.check_usage("bytes", "a transfer", usage)
+}
+
+/// Chunks on their way to the device.
+#[derive(Default)]
+struct Uploads {
+    flight: VecDeque<OneshotReceiver<()>>,
+}
+
+impl Uploads {
+    /// Sends bytes to a buffer, once the ring has room for them.
+    async fn send(
+        &mut self,
+        device: &wgpu::Device,
+        queue: &wgpu::Queue,
+        range: &BufferRange,
+        offset: u64,
+        bytes: &[u8],
+    ) -> Result<(), Error> {
+        if self.flight.len() == RING
+            && let Some(done) = self.flight.pop_front()
+        {
+            landed(device, done, UPLOADING).await?;
+        }
+        guarded(device, UPLOADING, || {
+            queue.write_buffer(range.buffer(), offset, bytes);
+            queue.submit([]);
+        })?;
+        let (sender, receiver) = oneshot_channel();
+        queue.on_submitted_work_done(move || drop(sender.send(())));
+        self.flight.push_back(receiver);
+        Ok(())
+    }
+
+    async fn finish(self, device: &wgpu::Device) -> Result<(), Error> {
+        for done in self.flight {
+            landed(device, done, UPLOADING).await?;
+        }
+        // A lost device takes everything and keeps nothing.
+        if is_lost(device) { Err(lost(UPLOADING)) } else { Ok(()) }
+    }
 }
 
 /// A chunk on its way to the host.

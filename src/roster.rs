@@ -42,14 +42,18 @@ impl Member {
         match (self.frozen, frozen) {
             (false, true) => self.frozen_at = recorded,
             (true, false) if self.frozen_at != recorded => {
-                let mut hasher = DefaultHasher::new();
-                (self.history, self.frozen_at, recorded).hash(&mut hasher);
-                self.history = hasher.finish();
+                self.history = hashed((self.history, self.frozen_at, recorded));
             }
             _ => {}
         }
         self.frozen = frozen;
     }
+}
+
+fn hashed(of: impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    of.hash(&mut hasher);
+    hasher.finish()
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -201,6 +205,13 @@ impl<R: Rule> Roster<R> {
         own.chain(self.chain.slots()).collect()
     }
 
+    /// What a slot holds before the first step.
+    #[cfg(feature = "checkpoint")]
+    pub fn initial(&self, tensor: usize, slot: &str) -> f64 {
+        let own = R::SLOTS.iter().position(|known| *known == slot);
+        own.map_or(0.0, |slot| self.settings_of(tensor).initial(slot))
+    }
+
     /// The plane of a slot that the tensor keeps.
     pub fn plane(&self, tensor: usize, slot: &str) -> Result<usize, Error> {
         let kept = self.slots(tensor);
@@ -272,9 +283,22 @@ impl<R: Rule> Roster<R> {
 
     pub fn set_step(&mut self, tensors: impl IntoIterator<Item = usize>, step: u64) {
         self.settle();
+        let history = hashed((self.recorded, step));
         for tensor in tensors {
             let member = &mut self.members[tensor];
-            (member.step, member.history) = (step, self.recorded);
+            (member.step, member.history) = (step, history);
+        }
+        self.classify();
+    }
+
+    /// Puts back the step counts of some tensors, and whether they are frozen where that is told.
+    #[cfg(all(feature = "checkpoint", not(target_arch = "wasm32")))]
+    pub fn restore(&mut self, counts: &[(usize, u64, Option<bool>)]) {
+        self.settle();
+        for &(tensor, step, frozen) in counts {
+            let member = &mut self.members[tensor];
+            (member.step, member.history) = (step, hashed((self.recorded, step)));
+            member.frozen = frozen.unwrap_or(member.frozen);
         }
         self.classify();
     }

@@ -118,7 +118,7 @@ fn settings<R: FromCanonical>(case: &Case, own: &[(&'static str, f64)]) -> R {
 fn scheduled<R: FromCanonical>(settings: &R, (lr, cycled): (f64, f64)) -> R {
     let mut settings = settings.clone();
     settings.set("lr", Value::Number(lr)).unwrap();
-    settings.set(R::CYCLED, Value::Number(cycled)).unwrap();
+    settings.set(<R as FromCanonical>::CYCLED, Value::Number(cycled)).unwrap();
     settings
 }
 

@@ -22,8 +22,12 @@ impl<R: Rule> Optimizer<R> {
     /// [`Error::UnknownName`], [`Error::UnknownSlot`].
     pub fn state_ranges(&self, name: &str, slot: &str) -> Result<Vec<BufferRange>, Error> {
         let tensor = self.roster.find(name)?;
-        let plane = self.roster.plane(tensor, slot)?;
-        Ok(self.state.ranges(tensor, plane as u64))
+        Ok(self.plane_ranges(tensor, self.roster.plane(tensor, slot)?))
+    }
+
+    /// [`state_ranges`](Self::state_ranges) of a slot that is kept, by its plane.
+    pub(super) fn plane_ranges(&self, tensor: usize, plane: usize) -> Vec<BufferRange> {
+        self.state.ranges(tensor, plane as u64)
     }
 
     /// Reads a slot of a tensor back, as the steps that are submitted left it; those only recorded are not in it.

@@ -1,12 +1,15 @@
-"""Writes the hostile files of this folder: each breaks one rule of the safetensors format.
+"""Writes the hostile files of this folder: each breaks one rule of the safetensors format. Those in `checkpoint` are sound
+safetensors files, and each breaks one rule of a checkpoint or of PyTorch's state_dict().
 
     python make.py
 
-The messages that they must earn are in tests/cli/attacks.rs, which also finds a file that is missing there.
+The messages that they must earn are in tests/cli/attacks.rs and tests/checkpoint/attacks.rs, which also find a file that is
+missing there.
 """
 
 import json
 import struct
+import zlib
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -74,5 +77,156 @@ ATTACKS = {
     "data_without_tensors": file({}, 4),
 }
 
-for name, content in ATTACKS.items():
-    (HERE / f"{name}.safetensors").write_bytes(content)
+# --- checkpoints ----------------------------------------------------------------------------------
+
+SETTINGS = {
+    "lr": 1e-3, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "eps_root": 0.0, "epsilon": "outside", "weight_decay": 0.0,
+    "decay": "l2", "amsgrad": False, "amsgrad_over": "raw", "nesterov": False, "maximize": False,
+}
+GROUP = {"settings": SETTINGS, "tensors": ["w"]}
+METADATA = {
+    "format": "wgpu-optim-checkpoint", "version": "1", "rule": "adam", "groups": [GROUP], "steps": {"w": 3}, "frozen": [],
+    "extras": {},
+}
+SLOTS = {"state.w.exp_avg": 2, "state.w.exp_avg_sq": 2}
+
+
+def tensors(elements, dtype="F32", width=4):
+    """The entries of a header for names with numbers of elements, and the bytes of their data."""
+    entries, end = {}, 0
+    for name, count in elements.items():
+        entries[name] = tensor(end, end + width * count, [count], dtype)
+        end += width * count
+    return entries, bytes(end)
+
+
+def text(metadata):
+    """Values as they stand in the metadata: texts, be they JSON."""
+    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()}
+
+
+def checkpoint(change=None, elements=SLOTS, crc32=None, dtype="F32", width=4):
+    """A checkpoint with this change of its metadata (None leaves a key out). Its checksums are right, unless given."""
+    metadata = text({key: value for key, value in (METADATA | (change or {})).items() if value is not None})
+    entries, data = tensors(elements, dtype, width)
+    zeros = "0" * 8 * (len(entries) + 1)
+
+    def head(sums):
+        header = json.dumps({"__metadata__": {"crc32": sums} | metadata} | entries, separators=(",", ":")).encode()
+        return struct.pack("<Q", len(header)) + header
+
+    spans = [entry["data_offsets"] for entry in entries.values()]
+    sums = [zlib.crc32(head(zeros)), *(zlib.crc32(data[start:end]) for start, end in spans)]
+    return head("".join(f"{s:08x}" for s in sums) if crc32 is None else crc32) + data
+
+
+def group(**change):
+    return {"groups": [GROUP | change]}
+
+
+def settings(**change):
+    return group(settings=SETTINGS | change)
+
+
+def without_crc32():
+    entries, data = tensors(SLOTS)
+    return file({"__metadata__": text(METADATA)} | entries, 0) + data
+
+
+TORCH_GROUP = {
+    "lr": 1e-3, "betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0, "amsgrad": False, "maximize": False, "foreach": None,
+    "capturable": False, "differentiable": False, "fused": None, "decoupled_weight_decay": False, "params": [0],
+}
+TORCH_SLOTS = {"state.0.step": 1, "state.0.exp_avg": 2, "state.0.exp_avg_sq": 2}
+
+
+def torch(change=None, metadata=None, elements=TORCH_SLOTS, step=1.0):
+    """A state_dict() with this change of its group, of its metadata or of its step count."""
+    groups = [{key: value for key, value in (TORCH_GROUP | (change or {})).items() if value != "left out"}]
+    entries, data = tensors(elements)
+    data = struct.pack("<f", step) + data[4:] if "state.0.step" in elements else data
+    return file({"__metadata__": text({"format": "pt", "param_groups": groups} | (metadata or {}))} | entries, 0) + data
+
+
+CHECKPOINTS = {
+    # Something else.
+    "weights": file({"w": tensor(0, 4)}),
+    "weights_of_torch": file({"__metadata__": {"format": "pt"}, "w": tensor(0, 4)}),
+    "pickle_of_torch": b"PK\x03\x04\x00\x00\x08\x08" + bytes(100),
+    "state_of_apply": file({"__metadata__": {"format": "wgpu-optim-state", "version": "1"}}, 0),
+    # The metadata.
+    "version_2": checkpoint({"version": "2"}),
+    "version_missing": checkpoint({"version": None}),
+    "key_unknown": checkpoint({"schedule": "{}"}),
+    "rule_missing": checkpoint({"rule": None}),
+    "rule_of_another": checkpoint({"rule": "sofa"}),
+    "groups_missing": checkpoint({"groups": None}),
+    "groups_no_json": checkpoint({"groups": "adam"}),
+    "groups_no_list": checkpoint({"groups": {}}),
+    "groups_nested_deep": checkpoint({"groups": "[" * DEPTH + "]" * DEPTH}),
+    "group_key_unknown": checkpoint(group(match="w")),
+    "tensor_in_two_groups": checkpoint({"groups": [GROUP, GROUP]}),
+    "tensor_twice_in_a_group": checkpoint(group(tensors=["w", "w"])),
+    "setting_missing": checkpoint(group(settings={"lr": 1e-3})),
+    "setting_unknown": checkpoint(settings(beta3=0.5)),
+    "setting_out_of_range": checkpoint(settings(beta2=1.5)),
+    "setting_of_another_kind": checkpoint(settings(lr="fast")),
+    "setting_null": checkpoint(settings(lr=None)),
+    "setting_nan": checkpoint({"groups": json.dumps([GROUP]).replace("0.001", "NaN")}),
+    "setting_past_f64": checkpoint({"groups": json.dumps([GROUP]).replace("0.001", "1e999")}),
+    "setting_twice": checkpoint({"groups": json.dumps([GROUP]).replace('"lr"', '"lr": 1, "lr"')}),
+    "steps_nan": checkpoint({"steps": '{"w": NaN}'}),
+    "steps_negative": checkpoint({"steps": {"w": -1}}),
+    "steps_fraction": checkpoint({"steps": {"w": 1.5}}),
+    "steps_past_64_bits": checkpoint({"steps": {"w": 2**64}}),
+    "steps_missing": checkpoint({"steps": {}}),
+    "steps_of_nobody": checkpoint({"steps": {"w": 3, "v": 3}}),
+    "steps_twice": checkpoint({"steps": '{"w": 3, "w": 4}'}),
+    "frozen_nobody": checkpoint({"frozen": ["v"]}),
+    "frozen_no_list": checkpoint({"frozen": "w"}),
+    "extras_twice": checkpoint({"extras": '{"a": 1, "a": 2}'}),
+    "extras_nested_deep": checkpoint({"extras": '{"a": ' + "[" * DEPTH + "]" * DEPTH + "}"}),
+    "extras_not_asked_for": checkpoint({"extras": {"a": 1}}),
+    # The tensors.
+    "key_without_form": checkpoint(elements=SLOTS | {"w": 2}),
+    "key_without_slot": checkpoint(elements=SLOTS | {"state.w": 2}),
+    "state_of_nobody": checkpoint(elements=SLOTS | {"state.v.exp_avg": 2}),
+    "params_of_nobody": checkpoint(elements=SLOTS | {"params.v": 2}),
+    "lengths_differ": checkpoint(elements=SLOTS | {"params.w": 3}),
+    "slot_missing": checkpoint(elements={"state.w.exp_avg": 2}),
+    "slot_unknown": checkpoint(elements=SLOTS | {"state.w.velocity": 2}),
+    "no_state": checkpoint(elements={}),
+    "halves": checkpoint(dtype="F16", width=2),
+    # The checksums.
+    "crc32_missing": without_crc32(),
+    "crc32_too_short": checkpoint(crc32="00000000"),
+    "crc32_in_capitals": checkpoint(crc32="ABCDEF00" * 3),
+    "crc32_of_another_file": checkpoint(crc32="01234567" * 3),
+    "data_damaged": checkpoint()[:-1] + b"\x01",
+    # PyTorch.
+    "torch_groups_no_json": torch(metadata={"param_groups": "Adam"}),
+    "torch_groups_of_none": torch(metadata={"param_groups": [{"lr": 0.1, "params": [0]}]}),
+    "torch_key_unknown": torch(metadata={"state": "{}"}),
+    "torch_class_unknown": torch(metadata={"optimizer": "NAdam"}),
+    "torch_setting_unknown": torch({"momentum_decay": 0.004}),
+    "torch_setting_missing": torch({"eps": "left out"}, {"optimizer": "Adam"}),
+    "torch_setting_of_another_kind": torch({"amsgrad": 1}),
+    "torch_lr_is_a_tensor": torch({"lr": {"tensor": 0.1}}),
+    "torch_betas_of_three": torch({"betas": [0.9, 0.99, 0.999]}),
+    "torch_betas_out_of_range": torch({"betas": [0.9, 1.0]}),
+    "torch_ids_no_list": torch({"params": "all"}),
+    "torch_id_twice": torch({"params": [0, 0]}),
+    "torch_id_of_nobody": torch(elements=TORCH_SLOTS | {"state.1.exp_avg": 2}),
+    "torch_id_with_zeros": torch(elements=TORCH_SLOTS | {"state.00.exp_avg": 2}),
+    "torch_step_missing": torch(elements={"state.0.exp_avg": 2, "state.0.exp_avg_sq": 2}),
+    "torch_step_nan": torch(step=float("nan")),
+    "torch_step_fraction": torch(step=0.5),
+    "torch_step_too_large": torch(step=2.0**24),
+    "torch_step_of_two": torch(elements=TORCH_SLOTS | {"state.0.step": 2}),
+    "torch_two_tensors": torch({"params": [0, 1]}),
+}
+
+for folder, files in [(HERE, ATTACKS), (HERE / "checkpoint", CHECKPOINTS)]:
+    folder.mkdir(exist_ok=True)
+    for name, content in files.items():
+        (folder / f"{name}.safetensors").write_bytes(content)

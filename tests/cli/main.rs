@@ -2,6 +2,7 @@
 
 mod apply;
 mod attacks;
+mod bench;
 mod compare;
 mod config;
 mod desk;

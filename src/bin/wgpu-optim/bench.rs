@@ -8,6 +8,8 @@ mod gpu;
 mod group;
 mod in_turn;
 mod machine;
+mod near;
+mod outputs;
 mod page;
 pub mod read;
 pub mod record;
@@ -20,7 +22,7 @@ mod workload;
 mod yardstick;
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -31,22 +33,25 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::adapter;
 use crate::catalog::{unknown, with_preset};
-use crate::output::{Output, check_paths, commit};
 use crate::report::{Report, complain, print};
 use crate::usage::usage;
 use device::Clocked;
 use group::{Group, Outcome};
 use in_turn::InTurn;
 use machine::Machine;
-use record::{Record, to_csv};
+use outputs::Outputs;
+use record::Record;
 use timing::Effort;
 use workload::{KINDS, Size, Workload};
 
 /// Measure the step on the GPU and on the CPU, each beside plain copies of as many bytes
 ///
-/// Every path is first held to the envelope, as by `verify`; one that is wrong is not timed, and the exit code is 1.
-/// Samples of everything that is compared are taken in turn, because a machine's bandwidth drifts. A step moves
-/// bytes, so its figure is a share: of the bytes per second of the fastest plain kernel on the same device.
+/// Every path is first held to the envelope, as by `verify`, in every element; one that is wrong is not timed, and the
+/// exit code is 1. Samples of everything that is compared are taken in turn, because a machine's bandwidth drifts. A
+/// step moves bytes, so its figure is a share: of the bytes per second of the fastest plain kernel on the same device.
+///
+/// A group is one rule on one workload. As each ends, its rows are printed and every file is written anew and put in
+/// its place: a run that is stopped leaves the groups that it had measured.
 #[derive(clap::Args)]
 pub struct Args {
     /// Rules, with PyTorch's settings
@@ -121,21 +126,53 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     for rule in &args.rule {
         with_preset(rule, "pytorch", Known).unwrap_or_else(|| Err(usage!("{}", unknown(rule, "pytorch"))))?;
     }
-    let outputs = Outputs::create(args)?;
+    let outputs = args.outputs()?;
     let (paths, device) = paths(args)?;
     if args.in_turn {
         return in_turn(args, &workloads, &paths, device.as_ref());
     }
     let machine = Machine::of(device.as_ref().map(|device| &device.info));
-    let measured = measure(args, &workloads, &paths, &machine, device.as_ref())?;
-    let crossovers = crossover::crossovers(&measured.rows);
-    let record = Record { machine, command: command(), rows: measured.rows, crossovers };
-    if args.json.as_deref() != Some(Path::new("-")) {
-        print(&format!("{}\n{}", table::table(&record.rows), table::remarks(&record.rows, &record.crossovers)))?;
+    let record = Record { machine, command: command(), rows: Vec::new(), crossovers: Vec::new() };
+    let mut told = Told { record, outputs, is_right: true };
+    measure(args, &workloads, &paths, device.as_ref(), &mut told)?;
+    told.finish()
+}
+
+/// What has been measured so far, where it goes, and whether every path was right.
+struct Told {
+    record: Record,
+    outputs: Outputs,
+    is_right: bool,
+}
+
+impl Told {
+    /// Tells of one more group.
+    fn group(&mut self, outcome: Outcome) -> Result<()> {
+        outcome.refused.iter().for_each(|why| Report::default().note(format!("left out: {why}")));
+        outcome.wrong.iter().for_each(|wrong| complain(&format!("error: {wrong}; it was not timed")));
+        self.is_right &= outcome.wrong.is_empty();
+        if !self.outputs.want_stdout() && !outcome.rows.is_empty() {
+            print(&format!("{}\n", table::table(&outcome.rows)))?;
+        }
+        self.record.rows.extend(outcome.rows);
+        self.record.crossovers = crossover::crossovers(&self.record.rows);
+        self.outputs.write(&self.record)
     }
-    outputs.write(&record)?;
-    measured.wrong.iter().for_each(|wrong| complain(&format!("error: {wrong}; it was not timed")));
-    Ok(if measured.wrong.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+
+    fn finish(self) -> Result<ExitCode> {
+        let Self { record, outputs, is_right } = self;
+        if !outputs.want_stdout() {
+            print(&table::remarks(&record.rows, &record.crossovers))?;
+        }
+        outputs.finish(&record)?;
+        Ok(if is_right { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+}
+
+impl Args {
+    fn outputs(&self) -> Result<Outputs> {
+        Outputs::new(self.csv.as_deref(), self.json.as_deref(), self.html.as_deref())
+    }
 }
 
 /// Accepts any rule.
@@ -167,9 +204,7 @@ fn workloads(args: &Args) -> Result<Vec<Workload>> {
 
 fn list(args: &Args, workloads: &[Workload]) -> Result<ExitCode> {
     if args.json.is_some() {
-        let json = format!("{:#}\n", serde_json::to_value(workloads)?);
-        let outputs = Outputs::create(args)?;
-        outputs.write_json(&json)?;
+        args.outputs()?.write_json(&workloads)?;
         return Ok(ExitCode::SUCCESS);
     }
     let kinds = KINDS.map(|(name, about)| format!("{name:<14}{about}\n"));
@@ -210,30 +245,28 @@ fn in_turn(args: &Args, workloads: &[Workload], paths: &[PathKind], device: Opti
     Ok(ExitCode::SUCCESS)
 }
 
-/// Every rule on every workload.
+/// Every rule on every workload; each group is told of when it has been measured.
 fn measure(
     args: &Args,
     workloads: &[Workload],
     paths: &[PathKind],
-    machine: &Machine,
     device: Option<&Clocked>,
-) -> Result<Outcome> {
+    told: &mut Told,
+) -> Result<()> {
     let effort = Effort { samples: args.samples as usize, seconds: args.seconds };
     let bar = progress(args.rule.len() * workloads.len());
-    let mut all = Outcome::default();
     for rule in &args.rule {
         for workload in workloads {
             let say = |what: &str| bar.set_message(format!("{rule} {}: {what}", workload.name));
-            let group = Group { rule, workload, paths, machine, device, effort: &effort, say: &say };
+            let group =
+                Group { rule, workload, paths, machine: &told.record.machine, device, effort: &effort, say: &say };
             let outcome = with_preset(rule, "pytorch", group).context("the rule is known by now")??;
-            bar.suspend(|| outcome.refused.iter().for_each(|why| Report::default().note(format!("left out: {why}"))));
-            all.rows.extend(outcome.rows);
-            all.wrong.extend(outcome.wrong);
+            bar.suspend(|| told.group(outcome))?;
             bar.inc(1);
         }
     }
     bar.finish_and_clear();
-    Ok(all)
+    Ok(())
 }
 
 fn progress(groups: usize) -> ProgressBar {
@@ -248,54 +281,4 @@ fn progress(groups: usize) -> ProgressBar {
 fn command() -> String {
     let arguments = std::env::args().skip(1);
     std::iter::once("wgpu-optim".to_string()).chain(arguments).collect::<Vec<_>>().join(" ")
-}
-
-/// Files that are written when everything has been measured, and made before.
-struct Outputs {
-    csv: Option<Output>,
-    json: Option<Output>,
-    html: Option<Output>,
-    json_to_stdout: bool,
-}
-
-impl Outputs {
-    fn create(args: &Args) -> Result<Self> {
-        let json_to_stdout = args.json.as_deref() == Some(Path::new("-"));
-        let json = args.json.as_ref().filter(|_| !json_to_stdout);
-        let named = [("--csv", args.csv.as_ref()), ("--json", json), ("--html", args.html.as_ref())];
-        let paths: Vec<(&str, &Path)> =
-            named.iter().filter_map(|(option, path)| Some((*option, path.as_ref()?.as_path()))).collect();
-        check_paths(&[], &paths)?;
-        let create = |path: Option<&PathBuf>| path.map(|path| Output::create(path)).transpose();
-        Ok(Self {
-            csv: create(args.csv.as_ref())?,
-            json: create(json)?,
-            html: create(args.html.as_ref())?,
-            json_to_stdout,
-        })
-    }
-
-    fn write(mut self, record: &Record) -> Result<()> {
-        let write = |output: &mut Option<Output>, text: String| match output {
-            Some(output) => output.fill(|sink| Ok(sink.write_all(text.as_bytes())?)),
-            None => Ok(()),
-        };
-        write(&mut self.csv, to_csv(&record.rows)?)?;
-        if self.html.is_some() {
-            write(&mut self.html, page::page(record)?)?;
-        }
-        let written = [self.csv.take(), self.html.take()].into_iter().flatten().collect();
-        self.write_json(&format!("{:#}\n", serde_json::to_value(record)?))?;
-        commit(written)
-    }
-
-    fn write_json(mut self, text: &str) -> Result<()> {
-        if self.json_to_stdout {
-            print(text)?;
-        }
-        if let Some(output) = &mut self.json {
-            output.fill(|sink| Ok(sink.write_all(text.as_bytes())?))?;
-        }
-        commit(self.json.into_iter().collect())
-    }
 }

@@ -6,6 +6,7 @@ use std::fmt::Write;
 
 use anyhow::Result;
 use serde_json::{Value as Json, json};
+use wgpu_optim::checkpoint::settings::value_to_json;
 use wgpu_optim::plan::Limits;
 use wgpu_optim::rule::Value;
 use wgpu_optim::{Error, MemoryPlan, Rule, memory_plan, required_limits};
@@ -14,7 +15,6 @@ use crate::adapter::Choice;
 use crate::config::{Config, Group};
 use crate::inputs::{Inputs, Member};
 use crate::report::{count, print, print_json};
-use crate::state::value_json;
 use crate::stepper::advise;
 
 /// A job as it would be.
@@ -96,7 +96,7 @@ impl<R: Rule> Explanation<'_, R> {
     fn group_json(&self, number: usize) -> Json {
         let group = &self.config.groups[number];
         let settings = settings(group).into_iter().map(|(name, values)| {
-            let mut values: Vec<Json> = values.into_iter().map(value_json).collect();
+            let mut values: Vec<Json> = values.into_iter().map(value_to_json).collect();
             (name.to_string(), if values.len() == 1 { values.remove(0) } else { values.into() })
         });
         json!({

@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
+use wgpu_optim::Rule;
+use wgpu_optim::safetensors::{Archive, Dtype, Entry};
 
 use crate::config::Config;
 use crate::report::nearest;
-use crate::safetensors::{Archive, Dtype, Entry};
-use wgpu_optim::Rule;
 
 /// Parameters, and files of gradients that fit them.
 pub struct Inputs {
@@ -67,7 +67,7 @@ impl Inputs {
     pub fn members<R: Rule>(&self, config: &Config<R>) -> Vec<Member> {
         let graded = self.params.entries().iter().filter(|entry| self.has_gradient(&entry.name));
         let mut members: Vec<Member> = graded
-            .filter(|entry| entry.len() > 0)
+            .filter(|entry| !entry.is_empty())
             .map(|entry| Member {
                 name: entry.name.clone(),
                 shape: entry.shape.clone(),

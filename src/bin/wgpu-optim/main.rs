@@ -13,7 +13,6 @@ mod inputs;
 mod output;
 mod peers;
 mod report;
-mod safetensors;
 mod state;
 mod stepper;
 mod usage;

@@ -11,13 +11,12 @@ use std::path::Path;
 use anyhow::{Result, bail};
 use wgpu_optim::Rule;
 use wgpu_optim::rule::kept_slots;
+use wgpu_optim::safetensors::{Archive, Entry};
 
 use crate::config::Config;
 use crate::inputs::Inputs;
-use crate::safetensors::{Archive, Entry};
 use check::Check;
 use metadata::Metadata;
-pub use metadata::value_json;
 pub use write::write;
 
 /// The slot, in files, of the number of steps.
@@ -66,7 +65,7 @@ impl Saved {
 
     /// The values of a slot of a tensor that has state.
     pub fn values(&self, name: &str, slot: &str) -> Result<Vec<f32>> {
-        self.archive.values(self.entry(name, slot)?)
+        Ok(self.archive.values(self.entry(name, slot)?)?)
     }
 
     fn entry(&self, name: &str, slot: &str) -> Result<&Entry> {

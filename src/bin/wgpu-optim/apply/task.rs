@@ -9,6 +9,7 @@ use anyhow::Result;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressFinish, ProgressStyle};
 use serde_json::json;
 use wgpu_optim::Rule;
+use wgpu_optim::safetensors::Archive;
 
 use super::Args;
 use crate::adapter::Choice;
@@ -16,7 +17,6 @@ use crate::config::Config;
 use crate::inputs::{Inputs, Member};
 use crate::output::{Output, commit};
 use crate::report::{Report, count, print, print_json};
-use crate::safetensors::Archive;
 use crate::state::{self, Saved, slots_of};
 use crate::stepper::{self, Stepper};
 
@@ -128,7 +128,7 @@ impl<R: Rule> Task<'_, R> {
         for entry in params.entries() {
             match numbers.get(entry.name.as_str()) {
                 Some(&tensor) => stepper.write_params(tensor, sink)?,
-                None => params.copy(entry, sink)?,
+                None => params.read_each(entry, |chunk| anyhow::Ok(sink.write_all(chunk)?))?,
             }
         }
         Ok(())

@@ -1,13 +1,15 @@
 //! The step on the CPU: on all cores, or as the plain twin.
 
+use std::ops::Range;
+
 use anyhow::Result;
-use wgpu_optim::envelope::Snapshot;
+use rayon::prelude::*;
 use wgpu_optim::pages::Pages;
 use wgpu_optim::{Rule, cpu};
 
 use super::data;
 use super::timing::{Sample, Subject};
-use super::verify::Path;
+use super::verify::{CHUNK, Path, See, Stretch};
 use super::workload::{Layout, Workload};
 
 /// An optimizer on the CPU, with what it steps.
@@ -82,11 +84,19 @@ impl<R: Rule> OnCpu<R> {
         let lens: Vec<usize> = workload.tensors.iter().map(|tensor| tensor.len as usize).collect();
         let mut memory = Memory::new(workload.layout, &lens)?;
         for (number, (params, grads)) in memory.slices(&lens).into_iter().enumerate() {
-            params.copy_from_slice(&data::params(number, params.len() as u64));
-            grads.copy_from_slice(&data::grads(number, grads.len() as u64));
+            fill(params, |range| data::params(number, range));
+            fill(grads, |range| data::grads(number, range));
         }
         Ok(Self { optimizer, memory, lens, plain })
     }
+}
+
+/// On all cores: the first to write to a page waits for it.
+fn fill(values: &mut [f32], with: impl Fn(Range<usize>) -> Vec<f32> + Sync) {
+    values.par_chunks_mut(CHUNK).enumerate().for_each(|(number, chunk)| {
+        let start = number * CHUNK;
+        chunk.copy_from_slice(&with(start..start + chunk.len()));
+    });
 }
 
 impl<R: Rule> Subject for OnCpu<R> {
@@ -107,14 +117,15 @@ impl<R: Rule> Subject for OnCpu<R> {
 }
 
 impl<R: Rule> Path for OnCpu<R> {
-    fn snapshot(&mut self, tensor: usize) -> Result<Snapshot<f32>> {
-        let params = self.memory.slices(&self.lens)[tensor].0.to_vec();
-        let name = self.optimizer.names().nth(tensor).unwrap_or_default();
-        let kept = self.optimizer.slots(name)?;
+    fn show(&mut self, tensor: usize, see: &mut See<'_>) -> Result<()> {
+        let Self { optimizer, memory, lens, .. } = self;
+        let name = optimizer.names().nth(tensor).unwrap_or_default();
+        let kept = optimizer.slots(name)?;
         let slot = |slot: &&str| match kept.contains(slot) {
-            true => Ok(self.optimizer.state(name, slot)?.to_vec()),
-            false => Ok(Vec::new()),
+            true => Ok(optimizer.state(name, slot)?),
+            false => Ok(&[][..]),
         };
-        Ok(Snapshot { params, slots: R::SLOTS.iter().map(slot).collect::<Result<_>>()? })
+        let slots = R::SLOTS.iter().map(slot).collect::<Result<_>>()?;
+        see(Stretch { params: memory.slices(lens)[tensor].0, slots })
     }
 }

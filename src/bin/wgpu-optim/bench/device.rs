@@ -85,6 +85,18 @@ impl Clocked {
         }
         Ok(())
     }
+
+    /// Fills `values`, which are as many as the range has.
+    pub fn download(&self, range: &BufferRange, values: &mut [f32]) -> Result<()> {
+        let mut rest = bytemuck::cast_slice_mut::<f32, u8>(values);
+        let copy = |chunk: &[u8]| {
+            if let Some(to) = rest.split_off_mut(..chunk.len()) {
+                to.copy_from_slice(chunk);
+            }
+        };
+        pollster::block_on(readback::download_each(&self.device, &self.queue, range, copy))
+            .context("cannot read back what was stepped")
+    }
 }
 
 impl Stamps {

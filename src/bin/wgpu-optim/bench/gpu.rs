@@ -1,14 +1,18 @@
 //! The step on a device.
 
-use anyhow::{Context, Result};
-use wgpu_optim::envelope::Snapshot;
-use wgpu_optim::{Arena, BufferRange, Optimizer, Rule, Tensor, readback, wgpu};
+use std::ops::Range;
+
+use anyhow::Result;
+use wgpu_optim::{Arena, BufferRange, Optimizer, Rule, Tensor, wgpu};
 
 use super::data;
 use super::device::Clocked;
 use super::timing::{Sample, Subject};
-use super::verify::Path;
+use super::verify::{CHUNK, Path, See, Stretch};
 use super::workload::{Layout, Workload};
+
+/// Elements that are on their way between host and device at once, whole chunks of verification.
+const BLOCK: usize = 256 * CHUNK;
 
 /// An optimizer on a device, with what it steps.
 pub struct OnGpu<R: Rule> {
@@ -20,8 +24,10 @@ impl<R: Rule> OnGpu<R> {
     pub fn new(device: &Clocked, settings: &R, workload: &Workload) -> Result<Self> {
         let tensors = tensors(&device.device, workload)?;
         for (number, tensor) in tensors.iter().enumerate() {
-            device.upload(tensor.params(), &data::params(number, tensor.params().len()))?;
-            device.upload(tensor.grads(), &data::grads(number, tensor.grads().len()))?;
+            for block in data::stretches(tensor.params().len() as usize, BLOCK) {
+                device.upload(&part(tensor.params(), &block), &data::params(number, block.clone()))?;
+                device.upload(&part(tensor.grads(), &block), &data::grads(number, block))?;
+            }
         }
         device.settle()?;
         let optimizer = Optimizer::new(&device.device, settings.clone(), tensors)?;
@@ -38,6 +44,23 @@ impl<R: Rule> OnGpu<R> {
             Layout::Buffers | Layout::Apart => (grads, params),
         }
     }
+}
+
+/// The elements `of` a range.
+fn part(range: &BufferRange, of: &Range<usize>) -> BufferRange {
+    BufferRange::new(range.buffer(), range.offset() + 4 * of.start as u64, 4 * of.len() as u64)
+}
+
+/// The elements `of` ranges that follow each other.
+fn parts(ranges: &[BufferRange], of: &Range<usize>) -> Vec<BufferRange> {
+    let mut end = 0;
+    let mut cut = |range: &BufferRange| {
+        let start = end;
+        end += range.len() as usize;
+        let own = of.start.max(start)..of.end.min(end);
+        (own.start < own.end).then(|| part(range, &(own.start - start..own.end - start)))
+    };
+    ranges.iter().filter_map(&mut cut).collect()
 }
 
 /// Ranges of one buffer as one range, with what lies between them.
@@ -91,26 +114,30 @@ impl<R: Rule> Subject for OnGpu<R> {
 }
 
 impl<R: Rule> Path for OnGpu<R> {
-    fn snapshot(&mut self, tensor: usize) -> Result<Snapshot<f32>> {
+    fn show(&mut self, tensor: usize, see: &mut See<'_>) -> Result<()> {
         let of = &self.optimizer.tensors()[tensor];
         let kept = self.optimizer.slots(of.name())?;
         let slot = |slot: &&str| match kept.contains(slot) {
-            true => self.download(self.optimizer.state_ranges(of.name(), slot)?),
+            true => Ok(self.optimizer.state_ranges(of.name(), slot)?),
             false => Ok(Vec::new()),
         };
-        let slots = R::SLOTS.iter().map(slot).collect::<Result<_>>()?;
-        Ok(Snapshot { params: self.download(vec![of.params().clone()])?, slots })
+        let slots = R::SLOTS.iter().map(slot).collect::<Result<Vec<_>>>()?;
+        for block in data::stretches(of.params().len() as usize, BLOCK) {
+            let params = self.download(&[part(of.params(), &block)])?;
+            let slots: Vec<Vec<f32>> =
+                slots.iter().map(|ranges| self.download(&parts(ranges, &block))).collect::<Result<_>>()?;
+            see(Stretch { params: &params, slots: slots.iter().map(Vec::as_slice).collect() })?;
+        }
+        Ok(())
     }
 }
 
 impl<R: Rule> OnGpu<R> {
-    fn download(&self, ranges: Vec<BufferRange>) -> Result<Vec<f32>> {
-        let (device, queue) = (&self.device.device, &self.device.queue);
-        let mut values = Vec::with_capacity(ranges.iter().map(|range| range.len() as usize).sum());
+    fn download(&self, ranges: &[BufferRange]) -> Result<Vec<f32>> {
+        let mut values = vec![0.0; ranges.iter().map(|range| range.len() as usize).sum()];
+        let mut rest = &mut values[..];
         for range in ranges {
-            let chunk = |chunk: &[u8]| values.extend(bytemuck::pod_collect_to_vec::<u8, f32>(chunk));
-            pollster::block_on(readback::download_each(device, queue, &range, chunk))
-                .context("cannot read back what was stepped")?;
+            self.device.download(range, rest.split_off_mut(..range.len() as usize).unwrap_or_default())?;
         }
         Ok(values)
     }

@@ -74,10 +74,11 @@ impl Job for Group<'_> {
         let paths = room.allowed(self.paths, &mut outcome.refused);
         let mut ready: Vec<Ready> = Vec::new();
         for kind in paths {
-            (self.say)(&format!("verifying {kind}"));
+            (self.say)(&format!("filling {kind}"));
+            let say = |progress: &str| (self.say)(&format!("verifying {kind}, {progress}"));
             let about = |error| format!("{} {}, {kind}: {error:#}", self.rule, self.workload.name);
             match self.build(kind, &settings) {
-                Ok(mut built) => match verify(built.path.as_mut(), &settings, self.workload) {
+                Ok(mut built) => match verify(built.path.as_mut(), &settings, self.workload, &say) {
                     Ok(()) => ready.push(built),
                     Err(error) => outcome.wrong.push(about(error)),
                 },

@@ -36,7 +36,7 @@ impl Job for InTurn<'_> {
             }
             kind => Box::new(OnCpu::new(&settings, self.workload, kind == PathKind::Twin)?),
         };
-        verify(path.as_mut(), &settings, self.workload)?;
+        verify(path.as_mut(), &settings, self.workload, &|_| ())?;
         let device = match self.device {
             Some(device) => adapter::describe(&device.info),
             None => Machine::of(None).cpu_path(),

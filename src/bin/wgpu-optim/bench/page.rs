@@ -220,4 +220,4 @@ fn sample(line: &Line) -> Markup {
 }
 
 #[cfg(test)]
-mod tests;
+pub mod tests;

@@ -26,8 +26,10 @@ pub struct Room {
     buffer: u64,
     /// Bytes of parameters, gradients and state.
     working_set: u64,
-    /// Bytes that verification holds besides.
+    /// Bytes that verification holds besides: parameters and slots as they were before a step.
     verification: u64,
+    /// Bytes of the host for what travels to the device and back.
+    travelling: u64,
     yardsticks: u64,
     /// What the device allows, and whether its memory is the host's.
     device: Option<(u64, bool)>,
@@ -44,7 +46,8 @@ impl Room {
             name: workload.name.clone(),
             buffer: if apart { 2 * longest.next_power_of_two() } else { longest },
             working_set: elements * 4 * (2 + slots),
-            verification: elements * 4 * 2 * (1 + slots),
+            verification: elements * 4 * (1 + slots),
+            travelling: elements * 4 * 2,
             yardsticks: yardstick::memory(bytes_of_step(settings, elements)),
             device,
         }
@@ -76,10 +79,12 @@ impl Room {
 
     /// Bytes of the host's memory that these paths take at most.
     fn memory(&self, paths: &[PathKind]) -> u64 {
-        let on_host = |path: &&PathKind| **path != PathKind::Gpu || self.device.is_some_and(|(_, software)| software);
-        let paths = paths.iter().filter(on_host).count() as u64;
-        let yardsticks = self.yardsticks * paths.min(2);
-        self.verification + self.working_set * paths + yardsticks + self.buffer
+        let is_on_host =
+            |path: &&PathKind| **path != PathKind::Gpu || self.device.is_some_and(|(_, software)| software);
+        let on_host = paths.iter().filter(is_on_host).count() as u64;
+        let travelling = if paths.contains(&PathKind::Gpu) { self.travelling } else { 0 };
+        let yardsticks = self.yardsticks * on_host.min(2);
+        self.verification + travelling + self.working_set * on_host + yardsticks + self.buffer
     }
 
     /// What a reader of this path's row should know.

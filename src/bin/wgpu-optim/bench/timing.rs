@@ -58,6 +58,10 @@ impl<'a> Series<'a> {
         self.subject.run(1)?;
         let one = self.subject.run(1)?.wall.max(1e-9);
         self.runs = ((SAMPLE / one).ceil() as u32).clamp(1, MOST_RUNS);
+        // A run as long as a sample has been timed by now.
+        if self.runs == 1 {
+            return Ok(());
+        }
         let each = self.subject.run(self.runs)?.wall / f64::from(self.runs);
         self.runs = ((SAMPLE / each).ceil() as u32).clamp(1, MOST_RUNS);
         Ok(())
@@ -166,6 +170,25 @@ mod tests {
         assert!((median(&series[0].wall) - 0.01).abs() < 1e-9);
         assert!((median(series[0].device().unwrap()) - 0.005).abs() < 1e-9);
         assert!(series[1].device().is_none() && series[2].device().is_none());
+    }
+
+    /// Takes so many seconds, and counts its runs.
+    struct Slow<'a>(f64, &'a std::cell::Cell<u32>);
+
+    impl Subject for Slow<'_> {
+        fn run(&mut self, times: u32) -> Result<Sample> {
+            self.1.set(self.1.get() + times);
+            Ok(Sample { wall: self.0 * f64::from(times), device: None })
+        }
+    }
+
+    #[test]
+    fn what_takes_as_long_as_a_sample_is_run_twice_to_be_warm() {
+        for (seconds, expected) in [(1.0, 2), (SAMPLE, 2), (SAMPLE / 4.0, 2 + 4)] {
+            let runs = std::cell::Cell::new(0);
+            Series::new(Slow(seconds, &runs)).warm_up().unwrap();
+            assert_eq!(runs.get(), expected, "{seconds}");
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What travels where buffers do not live on the device: gradients up, parameters down.
 
 use anyhow::Result;
-use wgpu_optim::{BufferRange, readback};
+use wgpu_optim::BufferRange;
 
 use super::device::Clocked;
 use super::timing::{Sample, Subject};
@@ -67,19 +67,9 @@ impl Subject for Readback {
         let Self { device, ranges } = self;
         Sample::of(|| {
             for _ in 0..times {
-                ranges.iter_mut().try_for_each(|(range, values)| download(device, range, values))?;
+                ranges.iter_mut().try_for_each(|(range, values)| device.download(range, values))?;
             }
             Ok(())
         })
     }
-}
-
-fn download(device: &Clocked, range: &BufferRange, values: &mut [f32]) -> Result<()> {
-    let mut rest = bytemuck::cast_slice_mut::<f32, u8>(values);
-    let copy = |chunk: &[u8]| {
-        if let Some(to) = rest.split_off_mut(..chunk.len()) {
-            to.copy_from_slice(chunk);
-        }
-    };
-    Ok(pollster::block_on(readback::download_each(&device.device, &device.queue, range, copy))?)
 }

@@ -5,13 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::{Result, bail};
 use wgpu_optim::Rule;
 use wgpu_optim::rule::Value;
+use wgpu_optim::safetensors::{Archive, Dtype, Entry};
 
 use super::metadata::Metadata;
 use super::{STEP, key, slots_of};
 use crate::config::Config;
 use crate::inputs::Inputs;
 use crate::report::nearest;
-use crate::safetensors::{Archive, Dtype, Entry};
 
 /// The first whole number that f32 cannot tell from its neighbour.
 const INEXACT: f32 = 16_777_216.0;

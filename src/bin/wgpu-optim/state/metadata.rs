@@ -6,11 +6,12 @@ use anyhow::{Context, Result, anyhow, bail};
 use regex::Regex;
 use serde::Deserialize;
 use wgpu_optim::Rule;
+use wgpu_optim::checkpoint::settings;
 use wgpu_optim::rule::Value;
+use wgpu_optim::safetensors::{Archive, Unique};
 
 use crate::config::{Config, Group, first_match};
 use crate::report::count;
-use crate::safetensors::{Archive, Unique};
 
 /// What `format` is in a file of ours.
 const FORMAT: &str = "wgpu-optim-state";
@@ -114,19 +115,8 @@ pub fn to_json<R: Rule>(
 
 /// A group with the settings of its last step.
 fn group_json<R: Rule>(group: &Group<R>) -> serde_json::Value {
-    let settings = group.steps.last().map(R::settings).unwrap_or_default();
-    let settings: serde_json::Map<_, _> =
-        settings.into_iter().map(|(name, value)| (name.to_string(), value_json(value))).collect();
+    let settings = group.steps.last().map(settings::to_json).unwrap_or_default();
     serde_json::json!({"match": group.pattern.as_ref().map(Regex::as_str), "settings": settings})
-}
-
-/// A setting's value as JSON.
-pub fn value_json(value: Value) -> serde_json::Value {
-    match value {
-        Value::Number(x) => x.into(),
-        Value::Flag(x) => x.into(),
-        Value::Word(x) => x.into(),
-    }
 }
 
 #[derive(Deserialize)]
@@ -141,24 +131,7 @@ impl SavedGroup {
     fn into_settings<R: Rule>(self) -> Result<(Option<Regex>, R)> {
         let pattern = self.pattern.as_deref().map(Regex::new).transpose().context("groups")?;
         let Some((_, _, preset)) = R::PRESETS.first() else { bail!("{} has no presets", R::NAME) };
-        let mut settings = preset.clone();
-        for (name, _) in preset.settings() {
-            if !self.settings.0.contains_key(name) {
-                bail!("groups: the setting {name:?} is missing");
-            }
-        }
-        for (name, value) in self.settings.0 {
-            let value = match value {
-                serde_json::Value::Bool(x) => Value::Flag(x),
-                serde_json::Value::String(x) => Value::Word(x),
-                serde_json::Value::Number(x) if x.is_f64() || x.is_u64() => {
-                    Value::Number(x.as_f64().unwrap_or(f64::NAN))
-                }
-                other => return Err(anyhow!("groups: {name} is {other}")),
-            };
-            settings.set(&name, value).context("groups")?;
-        }
-        settings.check().context("groups")?;
+        let settings = settings::from_json(preset, &self.settings.0).map_err(|why| anyhow!("groups: {why}"))?;
         Ok((pattern, settings))
     }
 }

@@ -5,11 +5,11 @@ use std::io::Write;
 
 use anyhow::Result;
 use wgpu_optim::Rule;
+use wgpu_optim::safetensors::{self, Dtype};
 
 use super::{STEP, Saved, key, metadata, slots_of};
 use crate::config::Config;
 use crate::inputs::{Inputs, Member};
-use crate::safetensors::{self, Dtype};
 use crate::stepper::Stepper;
 
 /// Where the state of a tensor comes from.
@@ -47,7 +47,10 @@ pub fn write<R: Rule>(
         for slot in slots_of(&config.groups[config.group_of(name)].steps[0]) {
             match source {
                 Source::Live(tensor) => stepper.write_state(*tensor, slot, sink)?,
-                Source::Kept(saved) => saved.archive.copy(saved.entry(name, slot)?, sink)?,
+                Source::Kept(saved) => {
+                    let entry = saved.entry(name, slot)?;
+                    saved.archive.read_each(entry, |chunk| anyhow::Ok(sink.write_all(chunk)?))?;
+                }
             }
         }
         sink.write_all(&(steps[*name] as f32).to_le_bytes())?;
@@ -69,7 +72,7 @@ fn head<R: Rule>(
     steps: &BTreeMap<String, u64>,
 ) -> Result<Vec<u8>> {
     let params = inputs.params.entries().iter();
-    let never = params.filter(|param| param.dtype == Dtype::F32 && param.len() > 0);
+    let never = params.filter(|param| param.dtype == Dtype::F32 && !param.is_empty());
     let never: BTreeSet<&str> = never.map(|param| param.name.as_str()).collect();
     let without_state = never.into_iter().filter(|name| !sources.contains_key(name)).collect();
     let mut tensors: Vec<(String, &[u64])> = Vec::new();
@@ -81,5 +84,5 @@ fn head<R: Rule>(
         tensors.push((key(name, STEP), &[]));
     }
     let tensors = tensors.iter().map(|(key, shape)| (key.as_str(), *shape));
-    safetensors::head(metadata::to_json(config, steps, &without_state)?, tensors)
+    Ok(safetensors::head(metadata::to_json(config, steps, &without_state)?, tensors)?)
 }

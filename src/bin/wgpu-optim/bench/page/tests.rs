@@ -50,7 +50,7 @@ fn rows(workload: &str, elements: u64) -> Vec<Row> {
     rows
 }
 
-fn record(software: bool) -> Record {
+pub fn record(software: bool) -> Record {
     let adapter = Adapter {
         name: GPU.into(),
         backend: "vulkan",

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 
-use anyhow::{Result, bail};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, MapAccess, Visitor};
 
@@ -27,8 +26,11 @@ pub struct Header {
 /// A tensor, and where its data lie.
 #[derive(Debug)]
 pub struct Entry {
+    /// The name.
     pub name: String,
+    /// The type of an element.
     pub dtype: Dtype,
+    /// Elements along each side; none for a scalar.
     pub shape: Vec<u64>,
     /// First byte, from the end of the header.
     pub start: u64,
@@ -46,6 +48,11 @@ impl Entry {
         self.shape.iter().product()
     }
 
+    /// Whether there is no element.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// Bytes that shape and dtype ask for; `None` where a number overflows or a byte would be shared.
     fn wanted(&self) -> Option<u64> {
         let product = self.shape.iter().try_fold(1u64, |product, &side| product.checked_mul(side));
@@ -59,13 +66,13 @@ impl Header {
     ///
     /// # Errors
     /// With the tensor and what is wrong with it.
-    pub fn parse(json: &[u8], data: u64) -> Result<Self> {
+    pub fn parse(json: &[u8], data: u64) -> Result<Self, String> {
         if json.first() != Some(&b'{') {
-            bail!("the header is no JSON object: this is not a safetensors file");
+            return Err("the header is no JSON object: this is not a safetensors file".into());
         }
         let Raw { metadata, mut tensors } = match serde_json::from_slice(json) {
             Ok(raw) => raw,
-            Err(error) => bail!("the header is not sound: {error}"),
+            Err(error) => return Err(format!("the header is not sound: {error}")),
         };
         tensors.sort_by_key(|entry| (entry.start, entry.end));
         check_names(&tensors)?;
@@ -74,42 +81,50 @@ impl Header {
     }
 }
 
-fn check_names(entries: &[Entry]) -> Result<()> {
+fn check_names(entries: &[Entry]) -> Result<(), String> {
     let mut seen = HashSet::with_capacity(entries.len());
     match entries.iter().find(|entry| !seen.insert(entry.name.as_str())) {
-        Some(twice) => bail!("tensor {:?} is in the header twice", twice.name),
+        Some(twice) => Err(format!("tensor {:?} is in the header twice", twice.name)),
         None => Ok(()),
     }
 }
 
 /// Refuses entries, sorted by their data, that do not tile them.
-fn check_layout(entries: &[Entry], data: u64) -> Result<()> {
+fn check_layout(entries: &[Entry], data: u64) -> Result<(), String> {
     let mut end = 0;
     let mut before = "";
     for entry in entries {
         let Entry { name, dtype, shape, start, end: stop } = entry;
         if stop < start {
-            bail!("tensor {name:?} starts at byte {start} and ends before it, at byte {stop}");
+            return Err(format!("tensor {name:?} starts at byte {start} and ends before it, at byte {stop}"));
         }
         if *start < end {
-            bail!("tensors {before:?} and {name:?} overlap: one ends at byte {end}, the other starts at {start}");
+            return Err(format!(
+                "tensors {before:?} and {name:?} overlap: one ends at byte {end}, the other starts at {start}"
+            ));
         }
         if *start > end {
-            bail!("no tensor has bytes {end}..{start}, before tensor {name:?}");
+            return Err(format!("no tensor has bytes {end}..{start}, before tensor {name:?}"));
         }
         match entry.wanted() {
-            None => bail!("tensor {name:?} of {dtype} has shape {shape:?}: too large, or no whole number of bytes"),
-            Some(wanted) if wanted != entry.size() => bail!(
-                "tensor {name:?} has shape {shape:?} of {dtype}, which is {wanted} bytes, but bytes {start}..{stop}"
-            ),
+            None => {
+                return Err(format!(
+                    "tensor {name:?} of {dtype} has shape {shape:?}: too large, or no whole number of bytes"
+                ));
+            }
+            Some(wanted) if wanted != entry.size() => {
+                return Err(format!(
+                    "tensor {name:?} has shape {shape:?} of {dtype}, which is {wanted} bytes, but bytes {start}..{stop}"
+                ));
+            }
             Some(_) => (end, before) = (*stop, name),
         }
     }
     if end > data {
-        bail!("its tensors have {end} bytes, but the file holds {data}: it was cut short");
+        return Err(format!("its tensors have {end} bytes, but the file holds {data}: it was cut short"));
     }
     if end < data {
-        bail!("its tensors have {end} bytes, but the file holds {data}");
+        return Err(format!("its tensors have {end} bytes, but the file holds {data}"));
     }
     Ok(())
 }
@@ -177,8 +192,8 @@ impl Fields {
     }
 }
 
-/// An object whose keys are all different.
-#[derive(Debug)]
+/// An object whose keys are all different, which `serde_json` does not ask for by itself.
+#[derive(Clone, Debug)]
 pub struct Unique<T>(pub BTreeMap<String, T>);
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Unique<T> {

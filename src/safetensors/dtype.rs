@@ -11,8 +11,11 @@ pub struct Dtype {
 }
 
 impl Dtype {
+    /// The type that is stepped.
     pub const F32: Self = Self { name: "F32", bits: 32 };
+    /// Half precision.
     pub const F16: Self = Self { name: "F16", bits: 16 };
+    /// The upper half of an F32.
     pub const BF16: Self = Self { name: "BF16", bits: 16 };
 
     /// Every type of the safetensors crate; those that are only carried through need no more than their size.

@@ -1,0 +1,235 @@
+//! Saving an optimizer to a file, and going on from it: `save`, `load` and `load_partial` of [`cpu::Optimizer`] and of
+//! the one on the GPU. Needs the feature `checkpoint`.
+//!
+//! ```
+//! use wgpu_optim::checkpoint::{Checkpoint, Load, Save};
+//! use wgpu_optim::{Adam, cpu};
+//!
+//! # let folder = tempfile::tempdir()?;
+//! # let path = folder.path().join("run.safetensors");
+//! let mut w = [1.0, 2.0, 3.0];
+//! let mut optimizer = cpu::Optimizer::<Adam, f32>::new(Adam::PYTORCH, [("w", 3)])?;
+//! optimizer.step(&mut [&mut w], &[&[0.1, -0.1, 0.5]])?;
+//! optimizer.save(&path, &Save { params: Some(&[&w]), ..Default::default() })?;
+//!
+//! let mut again = cpu::Optimizer::<Adam, f32>::new(Adam::PYTORCH, [("w", 3)])?;
+//! let mut v = [0.0; 3];
+//! again.load(&Checkpoint::open(&path)?, Load { params: Some(&mut [&mut v]), ..Default::default() })?;
+//! assert_eq!((v, again.step_of("w")?), (w, 1));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # The file
+//!
+//! One safetensors file. Its tensors are F32: `state.NAME.SLOT` for each slot of each tensor, `params.NAME` if the
+//! parameters were asked for, and `extra.NAME` for what the caller adds. Its `__metadata__` are JSON texts:
+//!
+//! | key | holds |
+//! |---|---|
+//! | `crc32` | the checksum of the header and of each tensor, in hex |
+//! | `format`, `version` | `wgpu-optim-checkpoint`, `1` |
+//! | `rule` | the rule's name |
+//! | `groups` | for each group its settings, and the names of its tensors |
+//! | `steps` | each tensor's step count, exact to 2^64 - 1 |
+//! | `frozen` | the names of the tensors that are frozen |
+//! | `extras` | values that the caller adds, by name |
+//!
+//! It is written under another name beside its place, synced, and renamed: after a crash the old file or the new one is
+//! there whole. Both ways go in chunks, so that no slot lies in memory beside the optimizer's own.
+//!
+//! # What is checked
+//!
+//! [`Checkpoint::open`] takes nothing that contradicts itself. `load` then holds the file against the optimizer, lists
+//! everything in which they disagree, and reads the file once for its checksums, all before the optimizer is touched.
+//! `load_partial` takes what fits, for a model or settings that were changed on purpose.
+//!
+//! # PyTorch
+//!
+//! `save_pytorch` writes an optimizer's `state_dict()`, [`Checkpoint::open`] also opens one: a safetensors file of
+//! tensors `state.ID.SLOT` and `state.ID.step` whose metadata `param_groups` is the list of that name as JSON. IDs count
+//! the tensors of all groups in order, and only this order says which is which, as in PyTorch. `scripts/state_dict.py`
+//! turns such a file into a `state_dict()` and back.
+//!
+//! [`cpu::Optimizer`]: crate::cpu::Optimizer
+
+mod changes;
+mod checksum;
+mod cpu;
+mod error;
+mod fit;
+mod fitted;
+mod from_pytorch;
+pub(crate) mod native;
+mod pytorch;
+mod saved;
+pub mod settings;
+pub(crate) mod to_pytorch;
+mod write;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+pub use error::{Disagreement, Error};
+pub(crate) use fit::fit;
+pub(crate) use fitted::{From, Plane, Request};
+use from_pytorch::StateDict;
+use native::Native;
+pub use serde_json::Value as Json;
+pub(crate) use write::{Outline, Source, Writer};
+
+use crate::rule::Rule;
+use crate::safetensors::Archive;
+
+/// What a caller adds to a checkpoint: sections of its own, by name. A section may have a value, a tensor or both.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Extras {
+    /// JSON values, nested at most some 100 deep. Numbers come back to the bit.
+    pub values: BTreeMap<String, Json>,
+    /// Tensors, which lie in memory whole.
+    pub tensors: BTreeMap<String, Vec<f32>>,
+}
+
+/// What `save` writes besides the state.
+#[derive(Clone, Debug, Default)]
+pub struct Save<P = bool> {
+    /// The parameters: on the GPU whether they are written, on the CPU the slices or `None`.
+    pub params: P,
+    /// Sections of the caller's.
+    pub extras: Extras,
+}
+
+/// What `load` takes from a file besides the state.
+#[derive(Debug, Default)]
+pub struct Load<'a, P = bool> {
+    /// The parameters: on the GPU whether they are loaded, on the CPU the slices or `None`. Where they are not asked
+    /// for they are left in the file.
+    pub params: P,
+    /// The sections of the caller's that it knows, by name; another one in the file is refused, and one that is missing
+    /// too.
+    pub extras: &'a [&'a str],
+    /// Give the groups the file's numbers, as PyTorch's `load_state_dict` does. Otherwise every setting must be what it
+    /// was. Those that decide about state must be in any case. `load_partial` keeps the optimizer's numbers.
+    pub retune: bool,
+}
+
+/// What was done with everything in a file and in an optimizer, under the keys of the file's format.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Report {
+    /// What was loaded.
+    pub loaded: Vec<String>,
+    /// What the optimizer has and the file has not; it is what it was.
+    pub left: Vec<String>,
+    /// What the file has and the optimizer has not, or was not asked for.
+    pub ignored: Vec<String>,
+    /// Where the file's settings are others than those of the optimizer, which it keeps (`load_partial`).
+    pub differences: Vec<Disagreement>,
+    /// The caller's sections.
+    pub extras: Extras,
+}
+
+/// A file whose header has been read and found sound.
+#[derive(Debug)]
+pub struct Checkpoint {
+    archive: Archive,
+    format: Format,
+}
+
+#[derive(Debug)]
+enum Format {
+    Native(Native),
+    PyTorch(StateDict),
+}
+
+impl Checkpoint {
+    /// Opens a file, and checks all of its header. Data are read when it is loaded.
+    ///
+    /// # Errors
+    /// [`Error::File`], [`Error::Foreign`], [`Error::Unsound`].
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
+        Self::new(Archive::open(path.as_ref())?)
+    }
+
+    /// [`open`](Self::open) for a file that is in memory; `path` is what messages call it.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn from_bytes(path: impl Into<String>, bytes: Vec<u8>) -> Result<Self, Error> {
+        Self::new(Archive::from_bytes(path, bytes)?)
+    }
+
+    fn new(archive: Archive) -> Result<Self, Error> {
+        let unsound = |message| Error::Unsound { path: archive.path().into(), message };
+        let format = match archive.metadata("format") {
+            Some(native::FORMAT) => Format::Native(Native::parse(&archive).map_err(unsound)?),
+            _ if archive.metadata(pytorch::GROUPS).is_some() => {
+                Format::PyTorch(StateDict::parse(&archive).map_err(unsound)?)
+            }
+            other => return Err(foreign(&archive, other)),
+        };
+        Ok(Self { archive, format })
+    }
+
+    /// The file's name, for messages.
+    pub fn path(&self) -> &str {
+        self.archive.path()
+    }
+
+    /// The name of the rule, or of PyTorch's class.
+    pub fn rule(&self) -> &str {
+        match &self.format {
+            Format::Native(native) => &native.rule,
+            Format::PyTorch(dict) => dict.class.name,
+        }
+    }
+
+    /// The settings of each group, for an optimizer that is to be built like the one that was saved.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] where it is of another rule, [`Error::Unsound`] for settings that the rule refuses.
+    pub fn settings<R: Rule>(&self) -> Result<Vec<R>, Error> {
+        let base = R::PRESETS.first().map(|(_, _, preset)| preset);
+        match self.groups(base)? {
+            Ok(groups) => Ok(groups),
+            Err(disagreement) => Err(Error::Mismatch { path: self.path().into(), disagreements: vec![disagreement] }),
+        }
+    }
+
+    /// The settings of each group, or that they are another rule's.
+    fn groups<R: Rule>(&self, base: Option<&R>) -> Result<Result<Vec<R>, Disagreement>, Error> {
+        let groups = match &self.format {
+            Format::Native(native) if native.rule == R::NAME => native.settings(base),
+            Format::PyTorch(dict) if dict.class.rule == R::NAME => dict.settings(),
+            _ => return Ok(Err(Disagreement::Rule { file: self.rule().into(), optimizer: R::NAME })),
+        };
+        groups.map(Ok).map_err(|message| Error::Unsound { path: self.path().into(), message })
+    }
+
+    /// Reads the whole file and compares it with its checksums. `load` does so by itself.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`], [`Error::Unsound`], [`Error::File`].
+    pub fn verify(&self) -> Result<(), Error> {
+        checksum::verify(&self.archive)
+    }
+
+    /// Fills `bytes` with those of a tensor from its byte `start` on.
+    pub(crate) fn read(&self, from: &From, start: u64, bytes: &mut [u8]) -> Result<(), Error> {
+        match from {
+            From::Entry(entry) => Ok(self.archive.read_at(&self.archive.entries()[*entry], start, bytes)?),
+            From::Initial(value) => {
+                bytes.chunks_exact_mut(4).for_each(|word| word.copy_from_slice(&value.to_le_bytes()));
+                Ok(())
+            }
+        }
+    }
+}
+
+/// What to say of a sound file that is something else.
+fn foreign(archive: &Archive, format: Option<&str>) -> Error {
+    let message = match format {
+        Some("wgpu-optim-state") => "it is a state file of `wgpu-optim apply`, which goes on from it".into(),
+        Some(format) => format!("its format is {format:?}, expected {:?}", native::FORMAT),
+        None => format!("its metadata have neither \"format\" nor {:?}; is it a file of weights?", pytorch::GROUPS),
+    };
+    Error::Foreign { path: archive.path().into(), message }
+}

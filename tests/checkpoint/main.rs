@@ -1,0 +1,15 @@
+//! Checkpoints: what is saved is what is loaded, what does not fit is refused whole, and PyTorch reads and writes it.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod attacks;
+mod extras;
+mod file;
+mod foreign;
+mod going_on;
+mod misfit;
+mod mutation;
+mod partial;
+mod pytorch;
+mod run;
