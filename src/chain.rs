@@ -146,6 +146,10 @@ words! {
 
 /// Holds gradients to a length, before weight decay is added to them.
 ///
+/// Where a gradient is not finite, and no [`Scaler`] leaves the step out, its norm is infinite and nothing is left of
+/// those that are finite, as in PyTorch for an infinity. (A NaN makes every gradient NaN in PyTorch, and an
+/// infinity, too, in Keras.)
+///
 /// Cost: a norm reads each gradient once more (4 bytes an element); a value costs nothing.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Clip {
