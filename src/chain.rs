@@ -91,6 +91,7 @@ impl Chain {
                 ("accumulate", chain.accumulate),
                 ("scaler", chain.scaler.is_some()),
                 ("clip", chain.clip.is_some()),
+                ("measuring gradients", chain.measures()),
             ]
         };
         for ((part, from), (_, to)) in fixed(self).into_iter().zip(fixed(to)) {

@@ -4,7 +4,7 @@
 //! scalars, from which the step reads them as it would from the host's.
 
 use crate::Error;
-use crate::kernel::{CONTROL_BUFFERS, Work, guarded};
+use crate::kernel::{Work, guarded};
 use crate::record::{Launches, Parts, ROW, Step, bind, binding, check_size, constant, filled, scalars_size, unmapped};
 use crate::roster::{Roster, SKIP};
 use crate::rule::{Correction, Rule, Scalars, cast, corrections_by_field, log_beta};
@@ -54,7 +54,6 @@ pub(crate) type Set = (u32, u32);
 impl Memory {
     /// For so many tensors, with the scale that the chain starts from.
     pub fn new<R: Rule>(device: &wgpu::Device, roster: &Roster<R>) -> Result<Self, Error> {
-        require_buffers(device)?;
         let scale = roster.chain().scaler.as_ref().map_or(1.0, |scaler| scaler.init_scale as f32);
         let usage = wgpu::BufferUsages::STORAGE
             | wgpu::BufferUsages::UNIFORM
@@ -90,12 +89,6 @@ impl Memory {
             encoder.copy_buffer_to_buffer(&outgrown, 0, &self.steps, 0, outgrown.size());
         }
     }
-}
-
-fn require_buffers(device: &wgpu::Device) -> Result<(), Error> {
-    let available = device.limits().max_storage_buffers_per_shader_stage.into();
-    let (limit, needed) = ("max_storage_buffers_per_shader_stage", CONTROL_BUFFERS.into());
-    if available < needed { Err(Error::Limits { limit, needed, available }) } else { Ok(()) }
 }
 
 fn counts(device: &wgpu::Device, tensors: usize) -> Result<wgpu::Buffer, Error> {
@@ -144,7 +137,7 @@ impl Control {
             let partials = storage(device, "wgpu-optim partials", u64::from(total) * 16);
             (partials, storage(device, "wgpu-optim sums", scopes.len() as u64 * 16), rows)
         })?;
-        let kernels = parts.kernels;
+        let (kernels, layouts) = (parts.kernels, parts.kernels.decision()?);
         let settings = &roster.groups()[0];
         let pipeline = |work, walk| kernels.pipeline(work, settings, roster.chain(), walk);
         let measured = |(job, step): (usize, &Step)| {
@@ -154,10 +147,9 @@ impl Control {
         let measured = launches.steps().iter().enumerate().map(measured).collect::<Result<_, Error>>()?;
         let label = "wgpu-optim decision";
         let (own, gather, scalars) = guarded(device, label, || {
-            let own =
-                bind(device, label, kernels.parts_layout(), [partials.as_entire_binding(), binding(&jobs, 0, 16)]);
+            let own = bind(device, label, &layouts.parts, [partials.as_entire_binding(), binding(&jobs, 0, 16)]);
             let all = [&partials, &table, &sums].map(|buffer| buffer.as_entire_binding());
-            let gather = bind(device, label, kernels.gather_layout(), all);
+            let gather = bind(device, label, &layouts.gather, all);
             let size = scalars_size::<R>(true);
             (own, gather, bind(device, label, kernels.scalars_layout(), [binding(&rows, 0, size)]))
         })?;
@@ -181,12 +173,12 @@ impl Control {
         check_size(parts.limits, &words)?;
         check_binding(parts, words.len() as u64 * 4)?;
         let label = "wgpu-optim orders";
-        let device = parts.device;
+        let (device, layouts) = (parts.device, parts.kernels.decision()?);
         let (group, mapped) = guarded(device, label, || {
             let (orders, mapped) = filled(device, label, wgpu::BufferUsages::STORAGE, &words);
             let buffers = [&orders, &self.sums, &memory.scaler, &memory.steps, &self.roll, &self.rows, &memory.report];
             let all = buffers.map(|buffer| buffer.as_entire_binding());
-            (bind(device, label, parts.kernels.control_layout(), all), mapped)
+            (bind(device, label, &layouts.control, all), mapped)
         })?;
         mapped.map_err(|error| unmapped(label, &error))?;
         Ok(group)

@@ -1,7 +1,7 @@
 //! Pipelines: a rule's text, its lanes and its switches, compiled once for a device.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use crate::Error;
@@ -115,7 +115,7 @@ pub fn overrides<R: Rule>(work: Work, settings: &R, chain: &Chain, places: bool)
 /// Storage buffers that a step binds.
 const STORAGE_BUFFERS: u32 = 4;
 /// Storage buffers that a decision about a step binds: one less than WebGPU grants.
-pub(crate) const CONTROL_BUFFERS: u32 = 7;
+const CONTROL_BUFFERS: u64 = 7;
 
 /// What the step needs of a device; every device opened at WebGPU's defaults has it.
 ///
@@ -178,11 +178,25 @@ struct Inner {
     device: wgpu::Device,
     tensors: wgpu::BindGroupLayout,
     scalars: wgpu::BindGroupLayout,
-    parts: wgpu::BindGroupLayout,
-    gather: wgpu::BindGroupLayout,
-    control: wgpu::BindGroupLayout,
+    /// Made when a chain needs them: a device may grant less than they bind.
+    decision: OnceLock<Decision>,
     pipelines: Mutex<HashMap<Key, wgpu::ComputePipeline>>,
 }
+
+/// The layouts of what decides about a step.
+#[derive(Debug)]
+pub(crate) struct Decision {
+    pub parts: wgpu::BindGroupLayout,
+    pub gather: wgpu::BindGroupLayout,
+    pub control: wgpu::BindGroupLayout,
+}
+
+/// A binding: its type, and whether its offset is dynamic.
+type Bound = (wgpu::BufferBindingType, bool);
+const WRITTEN: Bound = (wgpu::BufferBindingType::Storage { read_only: false }, false);
+const READ: Bound = (wgpu::BufferBindingType::Storage { read_only: true }, false);
+const UNIFORM: Bound = (wgpu::BufferBindingType::Uniform, false);
+const DYNAMIC: Bound = (wgpu::BufferBindingType::Uniform, true);
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Key {
@@ -200,18 +214,11 @@ impl Kernels {
     pub fn new(device: &wgpu::Device) -> Result<Self, Error> {
         limits_of(device)?;
         guarded(device, "the layouts of the step", || {
-            let uniform = |has_dynamic_offset| (wgpu::BufferBindingType::Uniform, has_dynamic_offset);
-            let storage = |read_only| (wgpu::BufferBindingType::Storage { read_only }, false);
-            let (written, read) = (storage(false), storage(true));
-            let buffers = [written, written, written, read, uniform(false)];
+            let buffers = [WRITTEN, WRITTEN, WRITTEN, READ, UNIFORM];
             let tensors = layout(device, "wgpu-optim tensors layout", &buffers);
-            let scalars = layout(device, "wgpu-optim scalars layout", &[uniform(true)]);
-            let parts = layout(device, "wgpu-optim parts layout", &[written, uniform(true)]);
-            let gather = layout(device, "wgpu-optim gather layout", &[read, read, written]);
-            let decided = [read, read, written, written, read, written, written];
-            let control = layout(device, "wgpu-optim control layout", &decided);
-            let (device, pipelines) = (device.clone(), Mutex::default());
-            Self { inner: Arc::new(Inner { device, tensors, scalars, parts, gather, control, pipelines }) }
+            let scalars = layout(device, "wgpu-optim scalars layout", &[DYNAMIC]);
+            let (device, decision, pipelines) = (device.clone(), OnceLock::new(), Mutex::default());
+            Self { inner: Arc::new(Inner { device, tensors, scalars, decision, pipelines }) }
         })
     }
 
@@ -234,27 +241,41 @@ impl Kernels {
         &self.inner.scalars
     }
 
-    pub(crate) fn parts_layout(&self) -> &wgpu::BindGroupLayout {
-        &self.inner.parts
-    }
-
-    pub(crate) fn gather_layout(&self) -> &wgpu::BindGroupLayout {
-        &self.inner.gather
-    }
-
-    pub(crate) fn control_layout(&self) -> &wgpu::BindGroupLayout {
-        &self.inner.control
+    /// What a decision about a step binds.
+    ///
+    /// # Errors
+    /// [`Error::Limits`] where the device grants too few storage buffers.
+    pub(crate) fn decision(&self) -> Result<&Decision, Error> {
+        let Inner { device, decision, .. } = &*self.inner;
+        if let Some(decision) = decision.get() {
+            return Ok(decision);
+        }
+        let available = device.limits().max_storage_buffers_per_shader_stage.into();
+        if available < CONTROL_BUFFERS {
+            let (limit, needed) = ("max_storage_buffers_per_shader_stage", CONTROL_BUFFERS);
+            return Err(Error::Limits { limit, needed, available });
+        }
+        let made = guarded(device, "the layouts of a decision", || Decision {
+            parts: layout(device, "wgpu-optim parts layout", &[WRITTEN, DYNAMIC]),
+            gather: layout(device, "wgpu-optim gather layout", &[READ, READ, WRITTEN]),
+            control: layout(
+                device,
+                "wgpu-optim control layout",
+                &[READ, READ, WRITTEN, WRITTEN, READ, WRITTEN, WRITTEN],
+            ),
+        })?;
+        Ok(decision.get_or_init(|| made))
     }
 
     /// What a kind of kernel binds.
-    fn groups(&self, work: Work) -> Vec<Option<&wgpu::BindGroupLayout>> {
-        let Inner { tensors, scalars, parts, gather, control, .. } = &*self.inner;
-        match work {
+    fn groups(&self, work: Work) -> Result<Vec<Option<&wgpu::BindGroupLayout>>, Error> {
+        let Inner { tensors, scalars, .. } = &*self.inner;
+        Ok(match work {
             Work::Step | Work::Gated | Work::Accumulate => vec![Some(tensors), Some(scalars)],
-            Work::Measure => vec![Some(tensors), Some(parts)],
-            Work::Gather => vec![Some(gather)],
-            Work::Control => vec![Some(control)],
-        }
+            Work::Measure => vec![Some(tensors), Some(&self.decision()?.parts)],
+            Work::Gather => vec![Some(&self.decision()?.gather)],
+            Work::Control => vec![Some(&self.decision()?.control)],
+        })
     }
 
     /// The pipeline that does this work with these settings and this chain, compiled the first time it is asked for.
@@ -284,7 +305,7 @@ impl Kernels {
         overrides: &[(String, f64)],
     ) -> Result<wgpu::ComputePipeline, Error> {
         let device = &self.inner.device;
-        let entry = work.entry();
+        let (entry, groups) = (work.entry(), self.groups(work)?);
         let constants: Vec<(&str, f64)> = overrides.iter().map(|(name, value)| (name.as_str(), *value)).collect();
         guarded(device, &format!("the kernel of {}", R::NAME), || {
             let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
@@ -293,7 +314,7 @@ impl Kernels {
             });
             let layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
                 label: Some(&format!("wgpu-optim {entry} layout")),
-                bind_group_layouts: &self.groups(work),
+                bind_group_layouts: &groups,
                 immediate_size: 0,
             });
             device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
@@ -311,8 +332,8 @@ impl Kernels {
     }
 }
 
-/// Bindings from 0 on, each with whether its offset is dynamic.
-fn layout(device: &wgpu::Device, label: &str, buffers: &[(wgpu::BufferBindingType, bool)]) -> wgpu::BindGroupLayout {
+/// Bindings from 0 on.
+fn layout(device: &wgpu::Device, label: &str, buffers: &[Bound]) -> wgpu::BindGroupLayout {
     let entry = |(binding, &(ty, has_dynamic_offset)): (usize, &_)| wgpu::BindGroupLayoutEntry {
         binding: binding as u32,
         visibility: wgpu::ShaderStages::COMPUTE,

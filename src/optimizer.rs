@@ -132,6 +132,7 @@ impl<R: Rule> Optimizer<R> {
             decided: None,
         };
         if optimizer.roster.chain().measures() {
+            kernels.decision()?;
             let memory = Memory::new(device, &optimizer.roster)?;
             optimizer.decided = Some(Decided { memory, control: None, sets: Vec::new(), ring: Ring::default() });
         }
