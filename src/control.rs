@@ -8,6 +8,7 @@ use crate::kernel::{Work, guarded};
 use crate::record::{Launches, Parts, ROW, Step, bind, binding, check_size, constant, filled, scalars_size, unmapped};
 use crate::roster::{Roster, SKIP};
 use crate::rule::{Correction, Rule, Scalars, cast, corrections_by_field, log_beta};
+use crate::tensor::BufferRange;
 
 /// Bytes of `struct Report`.
 pub(crate) const REPORT: u64 = 32;
@@ -77,6 +78,11 @@ impl Memory {
         // Where it has not been copied yet, what it was to be copied from has all there is.
         self.outgrown.get_or_insert(outgrown);
         Ok(())
+    }
+
+    /// Where the step counts are now.
+    pub fn counted(&self) -> BufferRange {
+        BufferRange::from(self.outgrown.as_ref().unwrap_or(&self.steps))
     }
 
     /// Whether the next step must be recorded into an encoder.

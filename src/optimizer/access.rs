@@ -2,6 +2,7 @@
 
 use super::Optimizer;
 use crate::Error;
+use crate::chain::control;
 use crate::readback;
 use crate::rule::Rule;
 use crate::tensor::BufferRange;
@@ -74,6 +75,64 @@ impl<R: Rule> Optimizer<R> {
             rest = after;
         }
         Ok(())
+    }
+
+    /// How many steps each tensor has taken, in the order in which they were added, as those that are submitted left them.
+    /// Without a scaler this is [`step_of`](Self::step_of); with one, steps that were left out are not in it.
+    ///
+    /// # Errors
+    /// As [`readback::download`].
+    pub async fn read_steps(&self, device: &wgpu::Device, queue: &wgpu::Queue) -> Result<Vec<u64>, Error> {
+        let scaled = self.chain().scaler.is_some();
+        let Some(decided) = self.decided.as_ref().filter(|_| scaled) else {
+            return Ok((0..self.tensors.len()).map(|tensor| self.roster.step_of(tensor)).collect());
+        };
+        let words = readback::download(device, queue, &decided.memory.counted()).await?;
+        let words: Vec<u32> = bytemuck::pod_collect_to_vec(&words);
+        let mut steps: Vec<u64> = words.into_iter().map(u64::from).take(self.tensors.len()).collect();
+        steps.resize(self.tensors.len(), 0);
+        decided.sets.iter().for_each(|&(tensor, step)| steps[tensor as usize] = step.into());
+        Ok(steps)
+    }
+
+    /// The scaler's memory and how many steps were skipped, as those that are submitted left it.
+    ///
+    /// # Errors
+    /// As [`readback::download`].
+    pub async fn read_control(&self, device: &wgpu::Device, queue: &wgpu::Queue) -> Result<control::Control, Error> {
+        let Some(decided) = &self.decided else { return Ok(control::Control::new(self.chain())) };
+        let bytes = readback::download(device, queue, &BufferRange::from(&decided.memory.scaler)).await?;
+        let words: Vec<u32> = bytemuck::pod_collect_to_vec(&bytes);
+        let word = |i: usize| words.get(i).copied().unwrap_or_default();
+        let (scale, growth_tracker, skipped) = (f32::from_bits(word(0)), word(1), word(2).into());
+        Ok(control::Control { scale, growth_tracker, skipped })
+    }
+
+    /// Puts the scaler's memory back, ahead of all that is submitted after this call.
+    pub fn write_control(&self, queue: &wgpu::Queue, control: &control::Control) {
+        if let Some(decided) = &self.decided {
+            let skipped = control.skipped.try_into().unwrap_or(u32::MAX);
+            let words = [control.scale.to_bits(), control.growth_tracker, skipped];
+            queue.write_buffer(&decided.memory.scaler, 0, bytemuck::cast_slice(&words));
+        }
+    }
+
+    /// [`read_steps`](Self::read_steps) for native targets.
+    ///
+    /// # Errors
+    /// As [`read_steps`](Self::read_steps).
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn read_steps_blocking(&self, device: &wgpu::Device, queue: &wgpu::Queue) -> Result<Vec<u64>, Error> {
+        pollster::block_on(self.read_steps(device, queue))
+    }
+
+    /// [`read_control`](Self::read_control) for native targets.
+    ///
+    /// # Errors
+    /// As [`read_control`](Self::read_control).
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn read_control_blocking(&self, device: &wgpu::Device, queue: &wgpu::Queue) -> Result<control::Control, Error> {
+        pollster::block_on(self.read_control(device, queue))
     }
 
     /// [`read_state`](Self::read_state) for native targets.
