@@ -1,7 +1,7 @@
 //! Pipelines: a rule's text, its lanes and its switches, compiled once for a device.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use crate::Error;
@@ -180,7 +180,8 @@ struct Inner {
     scalars: wgpu::BindGroupLayout,
     parts: wgpu::BindGroupLayout,
     gather: wgpu::BindGroupLayout,
-    control: wgpu::BindGroupLayout,
+    /// Made when it is first asked for: a device may grant fewer buffers, and step without decisions.
+    control: OnceLock<wgpu::BindGroupLayout>,
     pipelines: Mutex<HashMap<Key, wgpu::ComputePipeline>>,
 }
 
@@ -208,9 +209,7 @@ impl Kernels {
             let scalars = layout(device, "wgpu-optim scalars layout", &[uniform(true)]);
             let parts = layout(device, "wgpu-optim parts layout", &[written, uniform(true)]);
             let gather = layout(device, "wgpu-optim gather layout", &[read, read, written]);
-            let decided = [read, read, written, written, read, written, written];
-            let control = layout(device, "wgpu-optim control layout", &decided);
-            let (device, pipelines) = (device.clone(), Mutex::default());
+            let (device, control, pipelines) = (device.clone(), OnceLock::new(), Mutex::default());
             Self { inner: Arc::new(Inner { device, tensors, scalars, parts, gather, control, pipelines }) }
         })
     }
@@ -243,17 +242,22 @@ impl Kernels {
     }
 
     pub(crate) fn control_layout(&self) -> &wgpu::BindGroupLayout {
-        &self.inner.control
+        self.inner.control.get_or_init(|| {
+            let storage = |read_only| (wgpu::BufferBindingType::Storage { read_only }, false);
+            let (written, read) = (storage(false), storage(true));
+            let buffers = [read, read, written, written, read, written, written];
+            layout(&self.inner.device, "wgpu-optim control layout", &buffers)
+        })
     }
 
     /// What a kind of kernel binds.
     fn groups(&self, work: Work) -> Vec<Option<&wgpu::BindGroupLayout>> {
-        let Inner { tensors, scalars, parts, gather, control, .. } = &*self.inner;
+        let Inner { tensors, scalars, parts, gather, .. } = &*self.inner;
         match work {
             Work::Step | Work::Gated | Work::Accumulate => vec![Some(tensors), Some(scalars)],
             Work::Measure => vec![Some(tensors), Some(parts)],
             Work::Gather => vec![Some(gather)],
-            Work::Control => vec![Some(control)],
+            Work::Control => vec![Some(self.control_layout())],
         }
     }
 
