@@ -71,6 +71,8 @@ pub struct Bench<R: Rule> {
     pub grads: wgpu::Buffer,
     pub specs: Vec<Spec>,
     firsts: Vec<usize>,
+    /// Elements, also of what comes later.
+    lens: Vec<usize>,
 }
 
 impl<R: Rule> Bench<R> {
@@ -95,7 +97,8 @@ impl<R: Rule> Bench<R> {
         let own: Vec<Group<R>> = groups.iter().enumerate().map(group).collect();
         let kernels = Kernels::new(&gpu.device).unwrap();
         let optimizer = Optimizer::with_chain(&gpu.device, &kernels, chain.clone(), own).unwrap();
-        let mut bench = Self { gpu: gpu.clone(), optimizer, params, grads, specs: all, firsts };
+        let lens = all.iter().map(|&(_, _, len)| len).collect();
+        let mut bench = Self { gpu: gpu.clone(), optimizer, params, grads, specs: all, firsts, lens };
         let start: Vec<Vec<f32>> = (0..bench.specs.len()).map(|i| bench.start(i)).collect();
         bench.fill(&bench.params, &start);
         bench.specs.truncate(specs.len());
@@ -206,7 +209,7 @@ impl<R: Rule> Bench<R> {
     pub fn check_canaries(&self) {
         for buffer in [&self.params, &self.grads] {
             let mut words = download(&self.gpu, &buffer.into());
-            for (&(_, _, len), &first) in self.specs.iter().zip(&self.firsts) {
+            for (&len, &first) in self.lens.iter().zip(&self.firsts) {
                 words[first..first + len].fill(CANARY);
             }
             assert_eq!(words.iter().position(|&word| word != CANARY), None, "a neighbour was written");

@@ -39,7 +39,10 @@ fn the_scale_grows_after_clean_steps_and_backs_off_after_others() {
 #[test]
 fn a_scale_that_would_overflow_or_vanish_stays() {
     let grown = Scaler { init_scale: 2f64.powi(127), growth_interval: 1, ..Scaler::PYTORCH };
-    assert_eq!(moves(grown, "..x."), [(2f32.powi(127), 0), (2f32.powi(127), 0), (2f32.powi(126), 0), (2f32.powi(127), 0)]);
+    assert_eq!(
+        moves(grown, "..x."),
+        [(2f32.powi(127), 0), (2f32.powi(127), 0), (2f32.powi(126), 0), (2f32.powi(127), 0)]
+    );
     let small = Scaler { init_scale: 2f64.powi(-125), growth_interval: 9, ..Scaler::PYTORCH };
     let least = f32::MIN_POSITIVE;
     assert_eq!(moves(small, "xxx."), [(least, 0), (least, 0), (least, 0), (least, 1)]);

@@ -238,7 +238,10 @@ fn a_chain_with_other_numbers_goes_on_from_where_it_was() {
     let mut both = Both::new(&gpu, &chain(Some(Clip::global_norm(0.5))));
     both.step(None);
     both.step(Some(1));
-    both.retune_chain(Chain { ema: Some(Ema { decay: 0.5, overwrite_every: 0 }), ..chain(Some(Clip::tensor_norm(0.1))) });
+    both.retune_chain(Chain {
+        ema: Some(Ema { decay: 0.5, overwrite_every: 0 }),
+        ..chain(Some(Clip::tensor_norm(0.1)))
+    });
     both.step(None);
     both.retune_chain(chain(Some(Clip::value(0.01))));
     both.step(None);

@@ -30,7 +30,8 @@ fn holds(gpu: &Gpu, specs: &[Spec], grads: &[Vec<f32>], norm: Norm, what: &str) 
     let max = f64::from((expected * 1e-3) as f32);
     let mut bench = Bench::new(gpu, &clip(max, norm, Over::All), &[Shown::GRADIENT], specs);
     bench.step(grads);
-    let worst = (0..specs.len()).map(|i| off(&bench.slot(i, "received"), &grads[i], max / expected)).fold(0.0, f64::max);
+    let worst =
+        (0..specs.len()).map(|i| off(&bench.slot(i, "received"), &grads[i], max / expected)).fold(0.0, f64::max);
     println!("{what}, {norm:?}: {worst:e}");
     assert!(worst <= PROMISED + SEEN, "{what}, {norm:?} {expected:e}: off by {worst:e}");
     bench.check_canaries();

@@ -49,12 +49,17 @@ fn a_scaler_scales() {
         assert!(message.contains(expected), "{message}");
     }
     let message = refused(Scaler { growth_interval: 0, ..Scaler::PYTORCH });
-    assert!(message.starts_with("chain: scaler.growth_interval is 0, expected scaler.growth_interval > 0"), "{message}");
+    assert!(
+        message.starts_with("chain: scaler.growth_interval is 0, expected scaler.growth_interval > 0"),
+        "{message}"
+    );
 }
 
 #[test]
 fn a_clamp_has_two_ends_and_an_average_forgets() {
-    for (min, max, setting) in [(1.0, -1.0, "max"), (f64::NAN, 0.0, "min"), (f64::NEG_INFINITY, 0.0, "min"), (0.0, 1e39, "max")] {
+    for (min, max, setting) in
+        [(1.0, -1.0, "max"), (f64::NAN, 0.0, "min"), (f64::NEG_INFINITY, 0.0, "min"), (0.0, 1e39, "max")]
+    {
         let message = refusal(&Chain { clamp: Some(Clamp { min, max }), ..Chain::default() });
         assert!(message.starts_with(&format!("chain: clamp.{setting} is ")), "{message}");
     }
@@ -191,7 +196,8 @@ fn an_optimizer_of_nothing_waits_for_its_tensors() {
 
 #[test]
 fn where_all_are_frozen_there_is_no_step_and_the_scale_stays() {
-    let chain = Chain { scaler: Some(Scaler { growth_interval: 1, ..scaler() }), zero_grads: false, ..Chain::default() };
+    let chain =
+        Chain { scaler: Some(Scaler { growth_interval: 1, ..scaler() }), zero_grads: false, ..Chain::default() };
     let mut twin = cpu::Optimizer::<Adam, f32>::with_chain(chain.clone()).unwrap();
     twin.add_group(Adam::PYTORCH, [("w", 2)]).unwrap();
     twin.freeze(["w"]).unwrap();
