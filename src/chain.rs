@@ -87,20 +87,28 @@ impl Chain {
     pub(crate) fn check_retuned(&self, to: &Self) -> Result<(), Error> {
         let fixed = |chain: &Self| {
             [
-                ("ema", chain.ema.is_some()),
-                ("accumulate", chain.accumulate),
-                ("scaler", chain.scaler.is_some()),
-                ("clip", chain.clip.is_some()),
-                ("measuring gradients", chain.measures()),
+                ("ema", on(chain.ema.is_some())),
+                ("accumulate", on(chain.accumulate)),
+                ("scaler", on(chain.scaler.is_some())),
+                ("clip", chain.kind_of_clip()),
             ]
         };
         for ((part, from), (_, to)) in fixed(self).into_iter().zip(fixed(to)) {
             if from != to {
-                let (from, to) = (on(from), on(to));
                 return Err(Error::Chain { part, from, to });
             }
         }
         Ok(())
+    }
+
+    /// A clip by a norm measures, which one by value does not, unless a scaler measures anyway.
+    fn kind_of_clip(&self) -> &'static str {
+        match &self.clip {
+            None => "off",
+            Some(_) if self.scaler.is_some() => "on",
+            Some(clip) if clip.over == Over::Value => "by value",
+            Some(_) => "by norm",
+        }
     }
 }
 
@@ -197,7 +205,8 @@ impl Clip {
 ///
 /// The caller's loss is multiplied by the scale, which lies on the device for that. The step divides
 /// gradients by it, and is skipped as a whole where one of them is not finite: parameters, every slot and every step count
-/// stay what they were, and the scale backs off.
+/// stay what they were, and the scale backs off, unless it would
+/// leave f32's normal numbers, whose inverses are finite.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Scaler {
     /// The first scale, `> 0`.

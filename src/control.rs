@@ -5,6 +5,7 @@
 
 use crate::Error;
 use crate::kernel::{Work, guarded};
+use crate::plan::Lanes;
 use crate::record::{Launches, Parts, ROW, Step, bind, binding, check_size, constant, filled, scalars_size, unmapped};
 use crate::roster::{Roster, SKIP};
 use crate::rule::{Correction, Rule, Scalars, cast, corrections_by_field, log_beta};
@@ -68,15 +69,17 @@ impl Memory {
         Ok(Self { scaler, steps, outgrown: None, report })
     }
 
-    /// Makes room for more tensors.
-    pub fn grow(&mut self, device: &wgpu::Device, tensors: usize) -> Result<(), Error> {
+    /// Makes room for more tensors, when so many steps have been recorded.
+    pub fn grow(&mut self, device: &wgpu::Device, tensors: usize, recorded: u64) -> Result<(), Error> {
         if self.steps.size() >= tensors as u64 * 4 {
             return Ok(());
         }
         let larger = counts(device, tensors)?;
         let outgrown = std::mem::replace(&mut self.steps, larger);
-        // Where it has not been copied yet, what it was to be copied from has all there is.
-        self.outgrown.get_or_insert(outgrown);
+        if recorded > 0 {
+            // Where it has not been copied yet, what it was to be copied from has all there is.
+            self.outgrown.get_or_insert(outgrown);
+        }
         Ok(())
     }
 
@@ -90,10 +93,15 @@ impl Memory {
         self.outgrown.is_some()
     }
 
-    pub fn copy(&mut self, encoder: &mut wgpu::CommandEncoder) {
-        if let Some(outgrown) = self.outgrown.take() {
-            encoder.copy_buffer_to_buffer(&outgrown, 0, &self.steps, 0, outgrown.size());
+    pub fn copy(&self, encoder: &mut wgpu::CommandEncoder) {
+        if let Some(outgrown) = &self.outgrown {
+            encoder.copy_buffer_to_buffer(outgrown, 0, &self.steps, 0, outgrown.size());
         }
+    }
+
+    /// Lets go of what was copied, once the step that copied it counts.
+    pub fn copied(&mut self) {
+        self.outgrown = None;
     }
 }
 
@@ -144,11 +152,12 @@ impl Control {
             (partials, storage(device, "wgpu-optim sums", scopes.len() as u64 * 16), rows)
         })?;
         let (kernels, layouts) = (parts.kernels, parts.kernels.decision()?);
-        let settings = &roster.groups()[0];
-        let pipeline = |work, walk| kernels.pipeline(work, settings, roster.chain(), walk);
         let measured = |(job, step): (usize, &Step)| {
             let (step, job) = (step.clone(), (job * ROW) as u32);
-            Ok(Measured { pipeline: pipeline(Work::Measure, step.walk)?, step, job })
+            // Where sums of gradients lie depends on what else a group keeps.
+            let settings = roster.settings(step.class);
+            let pipeline = kernels.pipeline(Work::Measure, settings, roster.chain(), step.walk)?;
+            Ok(Measured { pipeline, step, job })
         };
         let measured = launches.steps().iter().enumerate().map(measured).collect::<Result<_, Error>>()?;
         let label = "wgpu-optim decision";
@@ -159,11 +168,11 @@ impl Control {
             let size = scalars_size::<R>(true);
             (own, gather, bind(device, label, kernels.scalars_layout(), [binding(&rows, 0, size)]))
         })?;
-        let walk = (crate::plan::Lanes::Quads, false);
+        let pipeline = |work| kernels.pipeline(work, &roster.groups()[0], roster.chain(), (Lanes::Quads, false));
         let width = (scopes.len() as u64).min(parts.limits.groups).max(1);
         let grid = (width as u32, (scopes.len() as u64).div_ceil(width) as u32);
-        let gather = (pipeline(Work::Gather, walk)?, gather, grid);
-        let control = pipeline(Work::Control, walk)?;
+        let gather = (pipeline(Work::Gather)?, gather, grid);
+        let control = pipeline(Work::Control)?;
         Ok(Self { measured, parts: own, gather, control, sums, roll, rows, scalars })
     }
 
@@ -240,6 +249,7 @@ fn orders<R: Rule>(roster: &Roster<R>, sets: &[Set]) -> Vec<u32> {
         bits(scaler.backoff_factor),
         scaler.growth_interval,
         bits(decay),
+        bits(1.0 - decay),
         every,
         bits(chain.limit().unwrap_or(0.0)),
         bits(least),

@@ -176,13 +176,17 @@ impl<R: Rule, T: Real> Optimizer<R, T> {
         Ok(())
     }
 
-    /// What the next step is taken with, or nothing where it is skipped, which is then done.
+    /// What the next step is taken with, or nothing where every tensor is frozen, or where it is skipped, which is then
+    /// done.
     pub(crate) fn next(
         &mut self,
         grads: &[&[T]],
         measure: impl Fn(Norm, &[T]) -> Measure,
     ) -> Result<Option<Next<R, T>>, Error> {
         self.roster.tune()?;
+        if self.roster.classes().next().is_none() {
+            return Ok(None);
+        }
         let chain = self.roster.chain().clone();
         let on = Switches::of(&chain);
         let hypers: Vec<R::Hyper<T>> = self.roster.next_hypers().iter().map(cast).collect();

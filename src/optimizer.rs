@@ -150,7 +150,8 @@ impl<R: Rule> Optimizer<R> {
     /// Gradients are read and left as they are: to clear or overwrite them is the caller's.
     ///
     /// Steps may be recorded one after another into one encoder. Nothing is submitted; for an encoder that is
-    /// thrown away, put the count back with [`set_step`](Self::set_step).
+    /// thrown away, put the count back with [`set_step`](Self::set_step). Under a scaler the device counts, and has not
+    /// counted such a step; what was set, or tensors that were added, since the step before it must be set again.
     ///
     /// # Errors
     /// Only what could not be known before: [`Error::OutOfMemory`], [`Error::DeviceLost`], and [`Error::Refused`] for
@@ -164,7 +165,7 @@ impl<R: Rule> Optimizer<R> {
     }
 
     fn pass(&mut self, encoder: &mut wgpu::CommandEncoder, ready: &Ready) {
-        if let Some(decided) = &mut self.decided {
+        if let Some(decided) = &self.decided {
             decided.memory.copy(encoder);
         }
         let label = format!("wgpu-optim {} step", R::NAME);
@@ -187,6 +188,7 @@ impl<R: Rule> Optimizer<R> {
         self.roster.advance();
         if let Some(decided) = &mut self.decided {
             decided.sets.clear();
+            decided.memory.copied();
         }
     }
 
@@ -327,17 +329,17 @@ impl<R: Rule> Optimizer<R> {
             roster.add_members(named)?;
             tensors.extend(members);
         }
-        let places = self.places(&tensors)?;
+        let places = self.places(&tensors, roster.chain().zero_grads)?;
         let first = self.tensors.len();
         let order = |item: usize| (places[first + item].0.span.buffer, places[first + item].0.span.offset);
         let state = self.state.extended(device, &items, &self.limits, order, &roster)?;
+        if let Some(Decided { memory, control, .. }) = &mut self.decided {
+            memory.grow(device, tensors.len(), roster.recorded())?;
+            *control = None;
+        }
         let Self { kernels, limits, buffers, launches, .. } = self;
         let parts = Parts { device, kernels, limits, buffers, state: &state };
         launches.prepare(&parts, &tensors, &places, &roster)?;
-        if let Some(Decided { memory, control, .. }) = &mut self.decided {
-            memory.grow(device, tensors.len())?;
-            *control = None;
-        }
         (self.roster, self.tensors, self.state, self.classified) = (roster, tensors, state, true);
         Ok(())
     }
@@ -376,7 +378,7 @@ impl<R: Rule> Optimizer<R> {
         for tensor in &tensors {
             tensor.check()?;
         }
-        let places = self.places(&tensors)?;
+        let places = self.places(&tensors, self.roster.chain().zero_grads)?;
         let Self { kernels, limits, buffers, state, launches, roster, .. } = self;
         let parts = Parts { device, kernels, limits, buffers, state };
         launches.prepare(&parts, &tensors, &places, roster)?;
@@ -387,13 +389,13 @@ impl<R: Rule> Optimizer<R> {
         Ok(())
     }
 
-    /// Each tensor's places, numbered and free of overlaps.
-    fn places(&mut self, tensors: &[Tensor]) -> Result<Vec<(Place, Place)>, Error> {
+    /// Each tensor's places, numbered and free of overlaps; gradients are written where they are zeroed.
+    fn places(&mut self, tensors: &[Tensor], zeroed: bool) -> Result<Vec<(Place, Place)>, Error> {
         tensors.iter().try_for_each(|tensor| self.state.check_apart(tensor))?;
         let mut place = |range: &BufferRange| range.place(self.buffers.number(range.buffer()));
         let places: Vec<_> = tensors.iter().map(|tensor| (place(&tensor.params), place(&tensor.grads))).collect();
         let names: Vec<&str> = tensors.iter().map(Tensor::name).collect();
-        check_overlaps(&names, &places)?;
+        check_overlaps(&names, &places, zeroed)?;
         Ok(places)
     }
 
@@ -519,8 +521,10 @@ impl<R: Rule> Optimizer<R> {
     /// Gives the chain other numbers from the next recorded step on.
     ///
     /// # Errors
-    /// [`Error::Setting`], [`Error::Chain`] for what would need other state.
+    /// [`Error::Setting`], [`Error::Chain`] for what would need other state, [`Error::Overlap`] where gradients would be
+    /// zeroed that tensors share.
     pub fn retune_chain(&mut self, chain: Chain) -> Result<(), Error> {
+        self.places(&self.tensors.clone(), chain.zero_grads)?;
         self.roster.retune_chain(chain)?;
         self.classified = false;
         Ok(())

@@ -46,6 +46,8 @@ pub type Slots<T> = [T; MAX_SLOTS];
 ///   [`SLOTS`](Rule::SLOTS), in capitals;
 /// - `fn update(h: Hyper, at: At)`, which reads with `load_params(at)`, `load_grads(at)` and
 ///   `load_state(at, PLANE_<SLOT>)` and writes with `store_params(at, p)` and `store_state(at, PLANE_<SLOT>, s)`.
+///   `load_grads` and `store_params` are called once each: a [`Chain`](crate::Chain) takes the gradient in the one and
+///   averages the parameter in the other.
 ///
 /// Values are of type `Lane`, which is `vec4<f32>` or `f32`: arithmetic mixes it with scalars, `select` and `max` want
 /// `Lane(0.0)` for a literal. [`update`](Rule::update) does the same for one element in `f32` and `f64`, and

@@ -30,6 +30,8 @@ struct Orders {
     backoff_factor: f32,
     growth_interval: u32,
     ema_decay: f32,
+    // One less the decay, which f32 cannot tell from the decay of a long average.
+    ema_take: f32,
     overwrite_every: u32,
     limit: f32,
     least: f32,
@@ -83,16 +85,19 @@ struct Biases {
 const UP = 0x1p+64f;
 const DOWN = 0x1p-84f;
 
-// The root of the three sums of norm.wgsl, or the maximum.
+// The root of the three sums of norm.wgsl, or the maximum. Sums are brought to one scale by their roots: the square of a
+// scale is no f32, should a compiler put its factors together.
 fn root(sum: vec4<f32>) -> f32 {
     if HAS_INF {
         return sum.x;
     }
     if sum.z > 0.0 {
-        return sqrt(sum.z + sum.y * DOWN * DOWN) / DOWN;
+        let between = sqrt(sum.y) * DOWN;
+        return sqrt(sum.z + between * between) / DOWN;
     }
     if sum.y > 0.0 {
-        return sqrt(sum.y + sum.x / UP / UP);
+        let small = sqrt(sum.x) / UP;
+        return sqrt(sum.y + small * small);
     }
     return sqrt(sum.x) / UP;
 }
@@ -119,6 +124,11 @@ fn clip_of(scope: u32, scale: f32) -> f32 {
     let sum = sums[scope];
     let finite = select(clipped(root(sum) / scale), 0.0, sum.w > 0.0);
     return select(1.0, finite, HAS_CLIP);
+}
+
+// A count one step later; the last one stays.
+fn after(step: u32) -> u32 {
+    return max(step + 1u, step);
 }
 
 fn bias_at(log_beta: f32, step: u32) -> f32 {
@@ -151,11 +161,11 @@ fn write_row(class_: u32, skip: bool, scale: f32) {
     let own = class_ * (5u + 2u * orders.fields);
     var step = orders.words[own + 2u];
     if HAS_SCALER {
-        step = steps[orders.words[own + 1u]] + 1u;
+        step = after(steps[orders.words[own + 1u]]);
     }
     let biases = Biases(
         bias_at(word(own + 3u), step),
-        bias_at(word(own + 3u), step + 1u),
+        bias_at(word(own + 3u), after(step)),
         bias_at(word(own + 4u), step),
     );
     let keep = select(0.0, orders.ema_decay, step > 1u);
@@ -167,7 +177,7 @@ fn write_row(class_: u32, skip: bool, scale: f32) {
     rows[row + 2u] = bitcast<u32>(orders.least);
     rows[row + 3u] = bitcast<u32>(orders.most);
     rows[row + 4u] = bitcast<u32>(keep);
-    rows[row + 5u] = bitcast<u32>(1.0 - keep);
+    rows[row + 5u] = bitcast<u32>(select(1.0, orders.ema_take, step > 1u));
     rows[row + 6u] = bitcast<u32>(select(0.0, 1.0, overwrites));
     rows[row + 7u] = bitcast<u32>(select(0.0, 1.0, skip));
     for (var field = 0u; field < orders.fields; field++) {
@@ -176,13 +186,18 @@ fn write_row(class_: u32, skip: bool, scale: f32) {
     }
 }
 
+// The least scale whose inverse is finite everywhere.
+const LEAST_SCALE = 0x1p-126f;
+
 // The scaler after a step.
 fn move_scale(found: bool, skip: bool) {
     let grown = scaler.scale * orders.growth_factor;
+    let less = scaler.scale * orders.backoff_factor;
     let clean = select(scaler.growth_tracker + 1u, 0u, found);
-    let grows = clean == orders.growth_interval;
+    // Not only when it is equal: the interval may have become shorter.
+    let grows = clean >= orders.growth_interval;
     let kept = select(scaler.scale, grown, grows && (bitcast<u32>(grown) & 0x7f800000u) != 0x7f800000u);
-    scaler.scale = select(kept, scaler.scale * orders.backoff_factor, found);
+    scaler.scale = select(kept, select(scaler.scale, less, less >= LEAST_SCALE), found);
     scaler.growth_tracker = select(clean, 0u, grows);
     scaler.skipped += select(0u, 1u, skip);
 }
@@ -224,7 +239,7 @@ fn control(@builtin(local_invocation_index) local: u32) {
     }
     for (var tensor = local; tensor < orders.tensors; tensor += INVOCATIONS) {
         if !skip && roll[tensor] < orders.classes {
-            steps[tensor] += 1u;
+            steps[tensor] = after(steps[tensor]);
         }
     }
 }

@@ -85,17 +85,17 @@ impl Control {
     fn update(&mut self, chain: &Chain, found: bool) {
         let Some(scaler) = &chain.scaler else { return };
         let (growth, backoff) = (scaler.growth_factor as f32, scaler.backoff_factor as f32);
-        let clean = select_u32(self.growth_tracker + 1, 0, found);
-        let grown = self.scale * growth;
-        let grows = clean == scaler.growth_interval && grown <= f32::MAX;
-        let kept = if grows { grown } else { self.scale };
-        self.scale = select(kept, self.scale * backoff, found);
-        self.growth_tracker = select_u32(clean, 0, clean == scaler.growth_interval);
+        let (grown, less) = (self.scale * growth, self.scale * backoff);
+        let clean = if found { 0 } else { self.growth_tracker.saturating_add(1) };
+        // Not only when it is equal: the interval may have become shorter.
+        let grows = clean >= scaler.growth_interval;
+        if found && less >= f32::MIN_POSITIVE {
+            self.scale = less;
+        } else if grows && grown <= f32::MAX {
+            self.scale = grown;
+        }
+        self.growth_tracker = if grows { 0 } else { clean };
     }
-}
-
-fn select_u32(f: u32, t: u32, condition: bool) -> u32 {
-    if condition { t } else { f }
 }
 
 /// What a gradient of this norm is multiplied by.

@@ -63,7 +63,7 @@ pub fn correct<T: Real>(x: T, how: Correction, b: &Biases<T>) -> T {
 
 /// The device's `1 - beta^t` for `x = -t * ln(beta)`: a series where `1 - exp(-x)` would cancel.
 ///
-/// Within 16 ULP of the host's `f64` for every beta and every `t` up to 2^24, which `tests/correction.rs` shows. A
+/// Within 16 ULP of the host's `f64` for every beta and every `t` up to 2^24, which `tests/chain/bias.rs` shows. A
 /// recurrence, `bias = bias * beta + (1 - beta)`, would be off by 500.
 pub fn bias(x: f32) -> f32 {
     // <bias>

@@ -1,10 +1,9 @@
-//! The chain on the device: against the same chain on the CPU, bit for bit where a step is left out.
+//! Every part of the chain on the device, against the same part on the CPU.
 
-mod support;
-
-use support::Gpu;
-use support::paths::{Cpu, OnGpu, Path, Start};
 use wgpu_optim::{Adam, Chain, Clamp, Clip, ClipForm, Ema, Norm, Over, RmsProp, Rule, Scaler};
+
+use crate::support::paths::{Cpu, OnGpu, Path, Start};
+use crate::support::{self, Gpu};
 
 const LENS: [usize; 5] = [1, 7, 256, 1025, 5000];
 
