@@ -178,6 +178,11 @@ impl Clip {
         Self { max, over: Over::All, norm: Norm::L2, form: ClipForm::PyTorch }
     }
 
+    /// `clip_grad_norm_` called for each group by itself.
+    pub const fn group_norm(max: f64) -> Self {
+        Self { over: Over::Group, ..Self::global_norm(max) }
+    }
+
     /// Keras's `clipnorm`: each tensor by its own norm. Each is then a dispatch of its own.
     pub const fn tensor_norm(max: f64) -> Self {
         Self { max, over: Over::Tensor, norm: Norm::L2, form: ClipForm::Keras }
