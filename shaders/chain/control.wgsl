@@ -212,11 +212,14 @@ fn tell(all: vec4<f32>, skip: bool, scale: f32) {
     report.all_skipped = scaler.skipped;
 }
 
+// Loops have the same turns for all: Mesa's GL leaves an invocation that had fewer out of what follows.
 @compute @workgroup_size(INVOCATIONS)
 fn control(@builtin(local_invocation_index) local: u32) {
-    for (var i = local; i < orders.sets; i += INVOCATIONS) {
-        let own = orders.classes * (5u + 2u * orders.fields) + 2u * i;
-        steps[orders.words[own]] = orders.words[own + 1u];
+    for (var first = 0u; first < orders.sets; first += INVOCATIONS) {
+        let own = orders.classes * (5u + 2u * orders.fields) + 2u * (first + local);
+        if first + local < orders.sets {
+            steps[orders.words[own]] = orders.words[own + 1u];
+        }
     }
     storageBarrier();
     var all = vec4<f32>();
@@ -226,20 +229,23 @@ fn control(@builtin(local_invocation_index) local: u32) {
     let found = all.w > 0.0;
     let skip = HAS_SCALER && found;
     let scale = select(1.0, scaler.scale, HAS_SCALER);
-    for (var row = local; row < orders.classes; row += INVOCATIONS) {
-        write_row(row, skip, scale);
+    for (var first = 0u; first < orders.classes; first += INVOCATIONS) {
+        if first + local < orders.classes {
+            write_row(first + local, skip, scale);
+        }
     }
     // Everybody has read the scale and the steps.
     storageBarrier();
+    for (var first = 0u; first < orders.tensors; first += INVOCATIONS) {
+        let tensor = first + local;
+        if tensor < orders.tensors && !skip && roll[tensor] < orders.classes {
+            steps[tensor] = after(steps[tensor]);
+        }
+    }
     if local == 0u {
         if HAS_SCALER {
             move_scale(found, skip);
         }
         tell(all, skip, scale);
-    }
-    for (var tensor = local; tensor < orders.tensors; tensor += INVOCATIONS) {
-        if !skip && roll[tensor] < orders.classes {
-            steps[tensor] = after(steps[tensor]);
-        }
     }
 }

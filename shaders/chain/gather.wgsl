@@ -22,10 +22,11 @@ fn gather(
     let there = scope < arrayLength(&scopes);
     let range = scopes[select(0u, scope, there)];
     var own = vec4<f32>();
-    for (var block = local; block < range.y; block += BLOCK * WORKGROUP) {
+    // The same turns for all: see control.wgsl.
+    for (var block = 0u; block < range.y; block += BLOCK * WORKGROUP) {
         var part = vec4<f32>();
         for (var k = 0u; k < BLOCK; k++) {
-            let i = block + k * WORKGROUP;
+            let i = block + k * WORKGROUP + local;
             if i < range.y {
                 part = join(part, partials[range.x + i]);
             }
