@@ -4,9 +4,10 @@
 
 use std::time::Instant;
 
+use wgpu_optim::kernel::Work;
 use wgpu_optim::plan::Lanes;
 use wgpu_optim::rule::{Rule, Scalars, cast};
-use wgpu_optim::{Adam, kernel, wgpu};
+use wgpu_optim::{Adam, Chain, kernel, wgpu};
 
 /// Invocations of a workgroup, unless a variant says otherwise.
 const WORKGROUP: u32 = 256;
@@ -38,7 +39,7 @@ enum Binds {
 fn variants() -> Vec<Variant> {
     let quads = Variant {
         name: "the step",
-        text: kernel::text::<Adam>(Lanes::Quads),
+        text: kernel::text::<Adam>(Work::Step, Lanes::Quads),
         entry: "step",
         workgroup: WORKGROUP,
         elements: 4,
@@ -53,10 +54,11 @@ fn variants() -> Vec<Variant> {
         quads.clone(),
         Variant { places: true, ..of("places from the table", quads.text.clone()) },
         of("scalars as constants", constants(&quads.text)),
+        of("scalars where they lie", in_place(&quads.text)),
         of("scalars by row of a storage buffer", by_row(&quads.text)),
         of("places and scalars by rows", chained(&by_row(&quads.text))),
         of("terms by select, not by switch", selects(&quads.text)),
-        Variant { elements: 1, ..of("by words", kernel::text::<Adam>(Lanes::Words)) },
+        Variant { elements: 1, ..of("by words", kernel::text::<Adam>(Work::Step, Lanes::Words)) },
         Variant { elements: 8, ..of("two quads an invocation", several(&quads.text, 2)) },
         Variant { elements: 16, ..of("four quads an invocation", several(&quads.text, 4)) },
         Variant { workgroup: 64, ..of("workgroup of 64", quads.text.clone()) },
@@ -78,21 +80,28 @@ fn hyper() -> Vec<f32> {
 /// Scalars that the compiler knows.
 fn constants(text: &str) -> String {
     let values: Vec<String> = hyper().iter().map(|x| format!("{x:e}f")).collect();
-    swap(text, "update(scalars,", &format!("update(Hyper({}),", values.join(", ")))
+    swap(text, "update(hyper(),", &format!("update(Hyper({}),", values.join(", ")))
+}
+
+/// Scalars read one by one from the uniform, and not handed over as a struct.
+fn in_place(text: &str) -> String {
+    let text = swap(text, "var<uniform> scalars: Hyper", "var<uniform> h: Hyper");
+    let text = swap(&swap(&text, "return scalars;", "return h;"), "fn update(h: Hyper, at: At)", "fn update(at: At)");
+    swap(&text, "update(hyper(), at)", "update(at)")
 }
 
 /// Scalars in a storage buffer, by the row of a class.
 fn by_row(text: &str) -> String {
     let bound = "@group(1) @binding(0) var<storage, read> scalars: array<Hyper>;";
     let text = swap(text, "@group(1) @binding(0) var<uniform> scalars: Hyper;", bound);
-    swap(&text, "update(scalars,", "update(scalars[places[0].y],")
+    swap(&text, "return scalars;", "return scalars[places[0].y];")
 }
 
 /// A place by the segment of a workgroup, and its row of scalars by that.
 fn chained(text: &str) -> String {
-    let text =
-        swap(text, "if HAS_PLACES {", "let segment = places[index].y; let row = places[segment];\n    if false {");
-    swap(&text, "update(scalars[places[0].y],", "update(scalars[row.z],")
+    let found = "row = places[places[index].y].z; let first = place(index);";
+    let text = swap(text, "let first = place(index);", found);
+    swap(&text, "return scalars[places[0].y];", "return scalars[row];") + "var<private> row: u32;\n"
 }
 
 /// Terms that are off, computed and not chosen.
@@ -105,15 +114,14 @@ fn selects(text: &str) -> String {
 
 /// More than one quad for each invocation, a workgroup apart.
 fn several(text: &str, count: u32) -> String {
-    let text =
-        swap(text, "var i = index * WORKGROUP + local;", &format!("let start = index * WORKGROUP * {count}u + local;"));
-    let text = swap(&text, "i = local;", "");
-    let from = text.find("    if index < run.groups").expect("a guard");
+    let start = format!("let start = index * WORKGROUP * {count}u + local;");
+    let text = swap(text, "let i = lane(index, local);", &start);
+    let from = text.find("    if has(index, i, first.w)").expect("a guard");
     let end = from + text[from..].find("\n}").expect("an end");
     let one = |k: u32| {
         format!(
             "    {{ let i = start + {k}u * WORKGROUP; if i < first.w {{ \
-             update(scalars, At(first.x + i, first.y + i, first.z + i)); }} }}\n"
+             update(hyper(), At(first.x + i, first.y + i, first.z + i)); }} }}\n"
         )
     };
     format!("{}{}{}", &text[..from], (0..count).map(one).collect::<String>(), &text[end..])
@@ -180,7 +188,7 @@ impl Bench {
         let label = Some(variant.name);
         let source = wgpu::ShaderSource::Wgsl(variant.text.clone().into());
         let module = self.device.create_shader_module(wgpu::ShaderModuleDescriptor { label, source });
-        let own = kernel::overrides(&Adam::PYTORCH, variant.places);
+        let own = kernel::overrides(Work::Step, &Adam::PYTORCH, &Chain::default(), variant.places);
         let own = own.iter().filter(|(name, _)| variant.binds == Binds::Step && name != "WORKGROUP");
         let mut constants: Vec<(&str, f64)> = own.map(|(name, value)| (name.as_str(), *value)).collect();
         if variant.binds != Binds::Stream {

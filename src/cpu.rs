@@ -6,9 +6,13 @@
 use std::ops::{Deref, DerefMut};
 
 use crate::Error;
+use crate::chain::control::{Control, Measure, Verdict};
+use crate::chain::gate::{Gate, Switches};
+use crate::chain::{ACCUMULATED, Chain, EMA, Norm};
 use crate::pages::Pages;
-use crate::roster::{Member, Roster, SKIP};
+use crate::roster::{self, Member, Roster, SKIP};
 use crate::rule::{MAX_SLOTS, Rule, cast, kept_slots};
+use crate::schedule::Schedule;
 use crate::wgsl::Real;
 
 /// Steps one tensor: `params` and the kept `slots` in place, from `grads`.
@@ -53,6 +57,7 @@ where
 pub struct Optimizer<R: Rule, T: Real> {
     pub(crate) roster: Roster<R>,
     pub(crate) state: State<T>,
+    control: Control,
 }
 
 impl<R: Rule, T: Real> Optimizer<R, T> {
@@ -61,9 +66,43 @@ impl<R: Rule, T: Real> Optimizer<R, T> {
     /// # Errors
     /// As [`add_group`](Self::add_group).
     pub fn new<'a>(settings: R, tensors: impl IntoIterator<Item = (&'a str, usize)>) -> Result<Self, Error> {
-        let mut optimizer = Self { roster: Roster::new(), state: State::default() };
+        let mut optimizer = Self::with_chain(Chain::default())?;
         optimizer.add_group(settings, tensors)?;
         Ok(optimizer)
+    }
+
+    /// No tensor yet, and what happens to gradients before and to parameters after each update.
+    ///
+    /// # Errors
+    /// [`Error::Setting`]; also for `zero_grads`, since gradients are only read here.
+    pub fn with_chain(chain: Chain) -> Result<Self, Error> {
+        check_chain(&chain)?;
+        let control = Control::new(&chain);
+        Ok(Self { roster: Roster::new(chain), state: State::default(), control })
+    }
+
+    /// The chain.
+    pub fn chain(&self) -> &Chain {
+        self.roster.chain()
+    }
+
+    /// Gives the chain other numbers from the next step on.
+    ///
+    /// # Errors
+    /// [`Error::Setting`], [`Error::Chain`] for what would need other state.
+    pub fn retune_chain(&mut self, chain: Chain) -> Result<(), Error> {
+        check_chain(&chain)?;
+        self.roster.retune_chain(chain)
+    }
+
+    /// The scaler's memory, and how many steps were skipped.
+    pub fn control(&self) -> &Control {
+        &self.control
+    }
+
+    /// Puts the scaler's memory back to what [`control`](Self::control) said.
+    pub fn set_control(&mut self, control: Control) {
+        self.control = control;
     }
 
     /// Adds a group; the number of the first is 0.
@@ -84,48 +123,140 @@ impl<R: Rule, T: Real> Optimizer<R, T> {
         }
         roster.add_members(members)?;
         let added = &roster.members()[self.roster.members().len()..];
-        self.state.add(roster.group(group)?, added.iter().map(|member| member.len as usize).collect())?;
+        let lens = added.iter().map(|member| member.len as usize).collect();
+        self.state.add(roster.group(group)?, roster.chain(), lens)?;
         self.roster = roster;
         Ok(group)
     }
 
     /// Steps every tensor that is not frozen. `params` and `grads` hold one slice for each tensor, in the order
-    /// in which they were added.
+    /// in which they were added. Where the chain accumulates, the step takes what was summed up, and `grads` is empty.
     ///
     /// # Errors
     /// [`Error::Tensors`] or [`Error::Length`], before anything has changed.
     pub fn step(&mut self, params: &mut [&mut [T]], grads: &[&[T]]) -> Result<(), Error> {
-        self.check_lengths(params, grads)?;
-        let hypers = self.next_hypers();
+        self.check_step(params, grads)?;
+        let measure = |norm: Norm, g: &[T]| Measure::of(g, norm);
+        let Some(Next { hypers, gates, on }) = self.next(grads, measure)? else { return Ok(()) };
         for (tensor, (p, mut slots)) in params.iter_mut().zip(self.state.slices()).enumerate() {
             let class = self.roster.class_of()[tensor];
-            if class != SKIP {
-                step(self.roster.settings_of(tensor), &hypers[class as usize], p, grads[tensor], &mut slots);
+            if class == SKIP {
+                continue;
+            }
+            let (rule, h) = (self.roster.settings_of(tensor), &hypers[class as usize]);
+            match gates.get(class as usize) {
+                None => step(rule, h, p, grads[tensor], &mut slots[..MAX_SLOTS]),
+                Some(gate) => {
+                    let grads = grads.get(tensor).copied().unwrap_or_default();
+                    step_gated(rule, h, (gate, on), p, grads, &mut slots);
+                }
             }
         }
         self.roster.advance();
         Ok(())
     }
 
-    /// The scalars of the next step, one for each class.
-    pub(crate) fn next_hypers(&self) -> Vec<R::Hyper<T>> {
-        self.roster.next_hypers().iter().map(cast).collect()
-    }
-
-    pub(crate) fn check_lengths(&self, params: &[&mut [T]], grads: &[&[T]]) -> Result<(), Error> {
-        let expected = self.roster.members().len() as u64;
-        for (what, found) in [("parameters", params.len() as u64), ("gradients", grads.len() as u64)] {
-            if found != expected {
-                return Err(Error::Tensors { what, found, expected });
+    /// Adds `weight` times these gradients to the sums that the next step takes, of every tensor that is not frozen, and
+    /// advances nothing: 1 sums micro-batches up, one over their number averages them.
+    ///
+    /// # Errors
+    /// [`Error::Tensors`], [`Error::Length`], [`Error::UnknownSlot`] where the chain does not accumulate.
+    pub fn accumulate(&mut self, grads: &[&[T]], weight: f64) -> Result<(), Error> {
+        if let Some(first) = self.roster.members().first() {
+            self.roster.plane(self.roster.find(&first.name)?, ACCUMULATED)?;
+        }
+        self.check_lengths("gradients", grads.iter().map(|grads| grads.len()))?;
+        let weight = T::from_f64(weight);
+        for (tensor, slots) in self.state.slices().enumerate() {
+            if self.roster.class_of()[tensor] != SKIP {
+                let [.., sums] = slots;
+                sums.iter_mut().zip(grads[tensor]).for_each(|(sum, g)| *sum = *sum + weight * *g);
             }
         }
-        for (tensor, member) in self.roster.members().iter().enumerate() {
-            let lengths = [("slice", params[tensor].len() as u64), ("gradient", grads[tensor].len() as u64)];
-            for (what, found) in lengths {
-                if found != member.len && !(what == "gradient" && self.roster.is_frozen(tensor)) {
-                    let name = member.name.clone();
-                    return Err(Error::Length { what: what.into(), name, found, expected: member.len });
-                }
+        Ok(())
+    }
+
+    /// What the next step is taken with, or nothing where every tensor is frozen, or where it is skipped, which is then
+    /// done.
+    pub(crate) fn next(
+        &mut self,
+        grads: &[&[T]],
+        measure: impl Fn(Norm, &[T]) -> Measure,
+    ) -> Result<Option<Next<R, T>>, Error> {
+        self.roster.tune()?;
+        if self.roster.classes().next().is_none() {
+            return Ok(None);
+        }
+        let chain = self.roster.chain().clone();
+        let on = Switches::of(&chain);
+        let hypers: Vec<R::Hyper<T>> = self.roster.next_hypers().iter().map(cast).collect();
+        if chain.is_empty() {
+            return Ok(Some(Next { hypers, gates: Vec::new(), on }));
+        }
+        let verdict = match chain.measures() {
+            true => {
+                let measures = self.measures(grads, chain.measured().0, measure);
+                self.control.decide(&chain, &measures)
+            }
+            false => Verdict { skip: false, factors: vec![1.0; self.roster.scopes()] },
+        };
+        if verdict.skip {
+            self.consume();
+            self.roster.skip();
+            return Ok(None);
+        }
+        let gate = |class: roster::Next| Gate::of(&chain, class.step, verdict.factors[class.scope]).cast();
+        Ok(Some(Next { hypers, gates: self.roster.classes().map(gate).collect(), on }))
+    }
+
+    /// What is known of the gradients, by scope.
+    fn measures(&mut self, grads: &[&[T]], norm: Norm, measure: impl Fn(Norm, &[T]) -> Measure) -> Vec<Measure> {
+        let scopes: Vec<usize> = self.roster.classes().map(|class| class.scope).collect();
+        let mut measures = vec![Measure::default(); self.roster.scopes()];
+        for (tensor, slots) in self.state.slices().enumerate() {
+            let class = self.roster.class_of()[tensor];
+            if class != SKIP {
+                let [.., sums] = slots;
+                let own: &[T] = if sums.is_empty() { grads[tensor] } else { sums };
+                let scope = &mut measures[scopes[class as usize]];
+                *scope = scope.with(measure(norm, own), norm);
+            }
+        }
+        measures
+    }
+
+    /// Empties the sums of gradients, as a step does.
+    fn consume(&mut self) {
+        for (tensor, [.., sums]) in self.state.slices().enumerate() {
+            if self.roster.class_of()[tensor] != SKIP {
+                sums.fill(T::from_f64(0.0));
+            }
+        }
+    }
+
+    pub(crate) fn check_step(&self, params: &[&mut [T]], grads: &[&[T]]) -> Result<(), Error> {
+        self.check_lengths("parameters", params.iter().map(|params| params.len()))?;
+        if self.chain().accumulate && grads.is_empty() {
+            return Ok(());
+        }
+        self.check_lengths("gradients", grads.iter().map(|grads| grads.len()))
+    }
+
+    fn check_lengths(&self, what: &'static str, lens: impl ExactSizeIterator<Item = usize>) -> Result<(), Error> {
+        let (found, expected) = (lens.len() as u64, self.roster.members().len() as u64);
+        if found != expected {
+            return Err(Error::Tensors { what, found, expected });
+        }
+        for ((tensor, member), found) in self.roster.members().iter().enumerate().zip(lens) {
+            let found = found as u64;
+            if found != member.len && !(what == "gradients" && self.roster.is_frozen(tensor)) {
+                let what = if what == "gradients" { "gradient" } else { "slice" };
+                return Err(Error::Length {
+                    what: what.into(),
+                    name: member.name.clone(),
+                    found,
+                    expected: member.len,
+                });
             }
         }
         Ok(())
@@ -150,6 +281,34 @@ impl<R: Rule, T: Real> Optimizer<R, T> {
     /// [`Error::UnknownGroup`], [`Error::Setting`], [`Error::Structure`].
     pub fn retune(&mut self, group: usize, settings: R) -> Result<(), Error> {
         self.roster.retune(group, settings)
+    }
+
+    /// Has a group's lr, and what the schedule cycles besides, follow a schedule from the next step on; nothing ends it. It
+    /// is evaluated at [`recorded`](Self::recorded), so steps that a scaler leaves out count, as they do for
+    /// PyTorch's `scheduler.step()`.
+    ///
+    /// # Errors
+    /// [`Error::UnknownGroup`], [`Error::Schedule`], [`Error::Structure`] where it cycles a momentum that the group has not.
+    pub fn set_schedule(&mut self, group: usize, schedule: Option<Schedule>) -> Result<(), Error> {
+        self.roster.set_schedule(group, schedule)
+    }
+
+    /// A group's schedule.
+    ///
+    /// # Errors
+    /// [`Error::UnknownGroup`].
+    pub fn schedule(&self, group: usize) -> Result<Option<&Schedule>, Error> {
+        self.roster.schedule(group)
+    }
+
+    /// How many steps there were, skipped ones included: where schedules are.
+    pub fn recorded(&self) -> u64 {
+        self.roster.recorded()
+    }
+
+    /// Goes on as if there had been so many steps: what a resumed schedule needs.
+    pub fn set_recorded(&mut self, steps: u64) {
+        self.roster.set_recorded(steps);
     }
 
     /// Leaves the named tensors, their state and their step counts alone until they are thawed.
@@ -196,7 +355,8 @@ impl<R: Rule, T: Real> Optimizer<R, T> {
     /// [`Error::UnknownName`], [`Error::UnknownSlot`].
     pub fn state(&self, name: &str, slot: &str) -> Result<&[T], Error> {
         let tensor = self.roster.find(name)?;
-        Ok(self.state.get(tensor, self.roster.slot(tensor, slot)?))
+        self.roster.plane(tensor, slot)?;
+        Ok(self.state.get(tensor, array_of::<R>(slot)))
     }
 
     /// Sets the values of a state slot.
@@ -205,8 +365,8 @@ impl<R: Rule, T: Real> Optimizer<R, T> {
     /// [`Error::UnknownName`], [`Error::UnknownSlot`], [`Error::Length`].
     pub fn set_state(&mut self, name: &str, slot: &str, values: &[T]) -> Result<(), Error> {
         let tensor = self.roster.find(name)?;
-        let index = self.roster.slot(tensor, slot)?;
-        let kept = self.state.get_mut(tensor, index);
+        self.roster.plane(tensor, slot)?;
+        let kept = self.state.get_mut(tensor, array_of::<R>(slot));
         if kept.len() != values.len() {
             return Err(Error::Length {
                 what: slot.into(),
@@ -224,14 +384,63 @@ impl<R: Rule, T: Real> Optimizer<R, T> {
     /// # Errors
     /// [`Error::UnknownName`].
     pub fn slots(&self, name: &str) -> Result<Vec<&'static str>, Error> {
-        let settings = self.roster.settings_of(self.roster.find(name)?);
-        Ok(kept_slots(settings).into_iter().map(|slot| R::SLOTS[slot]).collect())
+        Ok(self.roster.slots(self.roster.find(name)?))
     }
 
     /// The names of the tensors, in the order in which they were added.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.roster.members().iter().map(|member| member.name.as_str())
     }
+}
+
+/// What a step is taken with.
+pub(crate) struct Next<R: Rule, T: Real> {
+    /// For each class.
+    pub hypers: Vec<R::Hyper<T>>,
+    /// For each class; none where there is no chain.
+    pub gates: Vec<Gate<T>>,
+    pub on: Switches,
+}
+
+/// [`step`], with the chain around each element; the last two slots are the chain's.
+pub(crate) fn step_gated<R: Rule, T: Real>(
+    rule: &R,
+    h: &R::Hyper<T>,
+    (gate, on): (&Gate<T>, Switches),
+    params: &mut [T],
+    grads: &[T],
+    [slots @ .., ema, sums]: &mut [&mut [T]; ARRAYS],
+) {
+    let zero = T::from_f64(0.0);
+    for (i, p) in params.iter_mut().enumerate() {
+        let mut own = [gate.receive(on, if on.accumulated { std::mem::replace(&mut sums[i], zero) } else { grads[i] })];
+        let mut moved = [*p];
+        let mut state = slots.each_mut().map(|slot| slot.get_mut(i..=i).unwrap_or_default());
+        step(rule, h, &mut moved, &own, &mut state);
+        let average = ema.get(i).copied().unwrap_or(zero);
+        (*p, own[0]) = gate.settle(on, moved[0], average);
+        if let Some(kept) = ema.get_mut(i) {
+            *kept = own[0];
+        }
+    }
+}
+
+fn check_chain(chain: &Chain) -> Result<(), Error> {
+    chain.check()?;
+    if chain.zero_grads {
+        let (found, expected) = ("true".into(), "false on the CPU, where gradients are only read".into());
+        return Err(Error::Setting { rule: "chain", setting: "zero_grads", found, expected });
+    }
+    Ok(())
+}
+
+/// Arrays of state: the rule's slots, the average, the sums of gradients.
+pub(crate) const ARRAYS: usize = MAX_SLOTS + 2;
+
+/// The array of a slot that is kept.
+pub(crate) fn array_of<R: Rule>(slot: &str) -> usize {
+    let own = R::SLOTS.iter().position(|known| *known == slot);
+    own.unwrap_or(if slot == EMA { MAX_SLOTS } else { MAX_SLOTS + 1 })
 }
 
 /// The slots of all tensors: those of a group in one array for each slot, so that many small ones lie as one large.
@@ -245,7 +454,7 @@ pub(crate) struct State<T: Real> {
 #[derive(Clone, Debug)]
 struct Block<T: Real> {
     /// For each slot; empty where it is not kept.
-    slots: [Pages<T>; MAX_SLOTS],
+    slots: [Pages<T>; ARRAYS],
     /// (first element, elements) of each tensor.
     places: Vec<(usize, usize)>,
 }
@@ -266,7 +475,7 @@ impl<T: Real> Default for State<T> {
 
 impl<T: Real> State<T> {
     /// Adds tensors that have taken no step.
-    fn add<R: Rule>(&mut self, settings: &R, lens: Vec<usize>) -> Result<(), Error> {
+    fn add<R: Rule>(&mut self, settings: &R, chain: &Chain, lens: Vec<usize>) -> Result<(), Error> {
         let mut end = 0usize;
         let mut place = |len: usize| {
             let start = end;
@@ -274,9 +483,12 @@ impl<T: Real> State<T> {
             (start, len)
         };
         let places: Vec<(usize, usize)> = lens.into_iter().map(&mut place).collect();
-        let mut slots: [Pages<T>; MAX_SLOTS] = Default::default();
+        let mut slots: [Pages<T>; ARRAYS] = Default::default();
         for slot in kept_slots(settings) {
             slots[slot] = Pages::new(end, slot + 1, T::from_f64(settings.initial(slot)))?;
+        }
+        for slot in chain.slots().into_iter().map(array_of::<R>) {
+            slots[slot] = Pages::new(end, slot + 1, T::from_f64(0.0))?;
         }
         self.of.extend((0..places.len()).map(|place| (self.blocks.len(), place)));
         self.blocks.push(Block { slots, places });
@@ -284,7 +496,7 @@ impl<T: Real> State<T> {
     }
 
     /// The slots of every tensor, empty where they are not kept.
-    pub fn slices(&mut self) -> impl Iterator<Item = [&mut [T]; MAX_SLOTS]> {
+    pub fn slices(&mut self) -> impl Iterator<Item = [&mut [T]; ARRAYS]> {
         self.blocks.iter_mut().flat_map(|Block { slots, places }| {
             let mut rest = slots.each_mut().map(|slot| &mut slot[..]);
             places.iter().map(move |&(_, len)| {

@@ -24,6 +24,10 @@ pub enum Error {
     )]
     Structure { rule: &'static str, setting: &'static str, group: usize, from: String, to: String },
 
+    /// The chain was asked for what would need other state or another bookkeeping.
+    #[error("chain: {part} cannot go from {from} to {to} between steps; build a new optimizer")]
+    Chain { part: &'static str, from: &'static str, to: &'static str },
+
     /// Two lengths that must agree do not.
     #[error("{what} of {name:?} has {found} elements, its parameters have {expected}")]
     Length { what: String, name: String, found: u64, expected: u64 },

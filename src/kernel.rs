@@ -1,35 +1,121 @@
 //! Pipelines: a rule's text, its lanes and its switches, compiled once for a device.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use crate::Error;
+use crate::chain::gate::Switches;
+use crate::chain::{Chain, Norm};
 use crate::plan::{self, Lanes, WORKGROUP};
 use crate::rule::{Rule, kept_slots};
 
-/// The text of a kernel: whole files laid end to end.
-pub fn text<R: Rule>(lanes: Lanes) -> String {
-    let lanes = match lanes {
-        Lanes::Quads => include_str!("../shaders/quads.wgsl"),
-        Lanes::Words => include_str!("../shaders/words.wgsl"),
-    };
-    [include_str!("../shaders/step.wgsl"), lanes, R::WGSL].join("\n")
+/// What a kernel does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Work {
+    /// Steps, with nothing around the rule.
+    Step,
+    /// Steps, with the chain around the rule.
+    Gated,
+    /// Adds gradients to their sums.
+    Accumulate,
+    /// Takes each workgroup's part of a norm.
+    Measure,
+    /// Makes the parts of each scope one.
+    Gather,
+    /// Decides about a step.
+    Control,
 }
 
-/// The values of a kernel's overrides for these settings, and for a run that does or does not read the table.
-pub fn overrides<R: Rule>(settings: &R, places: bool) -> Vec<(String, f64)> {
-    let mut overrides = vec![("WORKGROUP".to_string(), WORKGROUP as f64)];
-    let switches = settings.switches().into_iter().chain([("HAS_PLACES", places)]);
-    overrides.extend(switches.map(|(name, on)| (name.to_string(), f64::from(u8::from(on)))));
-    for (plane, slot) in kept_slots(settings).into_iter().enumerate() {
-        overrides.push((format!("PLANE_{}", R::SLOTS[slot].to_uppercase()), plane as f64));
+impl Work {
+    /// The entry point, and a part of labels.
+    pub fn entry(self) -> &'static str {
+        match self {
+            Work::Step | Work::Gated => "step",
+            Work::Accumulate => "accumulate",
+            Work::Measure => "measure",
+            Work::Gather => "gather",
+            Work::Control => "control",
+        }
     }
-    overrides
+
+    /// Its files, those of the rule and of the lanes apart.
+    fn files(self) -> &'static [&'static str] {
+        const WALK: &str = include_str!("../shaders/walk.wgsl");
+        const STEP: &str = include_str!("../shaders/step.wgsl");
+        const NORM: &str = include_str!("../shaders/chain/norm.wgsl");
+        match self {
+            Work::Step => &[WALK, STEP, include_str!("../shaders/open.wgsl")],
+            Work::Gated => &[WALK, STEP, include_str!("../shaders/chain/gated.wgsl")],
+            Work::Accumulate => &[WALK, include_str!("../shaders/chain/accumulate.wgsl")],
+            Work::Measure => &[WALK, NORM, include_str!("../shaders/chain/measure.wgsl")],
+            Work::Gather => &[NORM, include_str!("../shaders/chain/gather.wgsl")],
+            Work::Control => &[include_str!("../shaders/chain/control.wgsl")],
+        }
+    }
+
+    /// Whether it goes over tensors, lane by lane.
+    fn walks(self) -> bool {
+        !matches!(self, Work::Gather | Work::Control)
+    }
+}
+
+/// The text of a kernel: whole files laid end to end.
+pub fn text<R: Rule>(work: Work, lanes: Lanes) -> String {
+    let mut files = work.files().to_vec();
+    if work.walks() {
+        files.push(match lanes {
+            Lanes::Quads => include_str!("../shaders/quads.wgsl"),
+            Lanes::Words => include_str!("../shaders/words.wgsl"),
+        });
+    }
+    if matches!(work, Work::Step | Work::Gated) {
+        files.push(R::WGSL);
+    }
+    files.join("\n")
+}
+
+/// The values of a kernel's overrides for these settings and this chain, and for a run that does or does not read the
+/// table.
+pub fn overrides<R: Rule>(work: Work, settings: &R, chain: &Chain, places: bool) -> Vec<(String, f64)> {
+    let on = |name: &str, on: bool| (name.to_string(), f64::from(u8::from(on)));
+    let workgroup = ("WORKGROUP".to_string(), WORKGROUP as f64);
+    let kept = kept_slots(settings);
+    let plane = |(plane, slot): (usize, &str)| (format!("PLANE_{}", slot.to_uppercase()), plane as f64);
+    let own = kept.iter().map(|&slot| R::SLOTS[slot]).enumerate().map(plane);
+    let chains = (kept.len()..).zip(chain.slots()).map(plane);
+    let sums = chains.clone().filter(|(name, _)| name == "PLANE_ACCUMULATED_GRAD");
+    let gate = Switches::of(chain);
+    let (norm, _) = chain.measured();
+    let inf = on("HAS_INF", norm == Norm::Inf);
+    match work {
+        Work::Step | Work::Gated => {
+            let mut all = vec![workgroup, on("HAS_PLACES", places)];
+            all.extend(settings.switches().into_iter().map(|(name, is)| on(name, is)));
+            all.extend(own);
+            if work == Work::Gated {
+                all.extend(gate.by_name().map(|(name, is)| on(name, is)));
+                all.extend(chains);
+            }
+            all
+        }
+        Work::Accumulate => [workgroup, on("HAS_PLACES", places)].into_iter().chain(sums).collect(),
+        Work::Measure => {
+            let accumulated = on("HAS_ACCUMULATED", gate.accumulated);
+            [workgroup, on("HAS_PLACES", places), inf, accumulated].into_iter().chain(sums).collect()
+        }
+        Work::Gather => vec![workgroup, inf],
+        Work::Control => {
+            let clips = chain.limit().is_none() && chain.clip.is_some();
+            vec![on("HAS_SCALER", chain.scaler.is_some()), on("HAS_CLIP", clips), inf]
+        }
+    }
 }
 
 /// Storage buffers that a step binds.
 const STORAGE_BUFFERS: u32 = 4;
+/// Storage buffers that a decision about a step binds: one less than WebGPU grants.
+const CONTROL_BUFFERS: u64 = 7;
 
 /// What the step needs of a device; every device opened at WebGPU's defaults has it.
 ///
@@ -92,13 +178,30 @@ struct Inner {
     device: wgpu::Device,
     tensors: wgpu::BindGroupLayout,
     scalars: wgpu::BindGroupLayout,
-    layout: wgpu::PipelineLayout,
+    /// Made when a chain needs them: a device may grant less than they bind.
+    decision: OnceLock<Decision>,
     pipelines: Mutex<HashMap<Key, wgpu::ComputePipeline>>,
 }
+
+/// The layouts of what decides about a step.
+#[derive(Debug)]
+pub(crate) struct Decision {
+    pub parts: wgpu::BindGroupLayout,
+    pub gather: wgpu::BindGroupLayout,
+    pub control: wgpu::BindGroupLayout,
+}
+
+/// A binding: its type, and whether its offset is dynamic.
+type Bound = (wgpu::BufferBindingType, bool);
+const WRITTEN: Bound = (wgpu::BufferBindingType::Storage { read_only: false }, false);
+const READ: Bound = (wgpu::BufferBindingType::Storage { read_only: true }, false);
+const UNIFORM: Bound = (wgpu::BufferBindingType::Uniform, false);
+const DYNAMIC: Bound = (wgpu::BufferBindingType::Uniform, true);
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Key {
     rule: &'static str,
+    work: Work,
     lanes: Lanes,
     overrides: Vec<(String, u64)>,
 }
@@ -111,19 +214,11 @@ impl Kernels {
     pub fn new(device: &wgpu::Device) -> Result<Self, Error> {
         limits_of(device)?;
         guarded(device, "the layouts of the step", || {
-            let uniform = |has_dynamic_offset| (wgpu::BufferBindingType::Uniform, has_dynamic_offset);
-            let storage = |read_only| (wgpu::BufferBindingType::Storage { read_only }, false);
-            let (written, read) = (storage(false), storage(true));
-            let buffers = [written, written, written, read, uniform(false)];
+            let buffers = [WRITTEN, WRITTEN, WRITTEN, READ, UNIFORM];
             let tensors = layout(device, "wgpu-optim tensors layout", &buffers);
-            let scalars = layout(device, "wgpu-optim scalars layout", &[uniform(true)]);
-            let layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
-                label: Some("wgpu-optim step layout"),
-                bind_group_layouts: &[Some(&tensors), Some(&scalars)],
-                immediate_size: 0,
-            });
-            let (device, pipelines) = (device.clone(), Mutex::default());
-            Self { inner: Arc::new(Inner { device, tensors, scalars, layout, pipelines }) }
+            let scalars = layout(device, "wgpu-optim scalars layout", &[DYNAMIC]);
+            let (device, decision, pipelines) = (device.clone(), OnceLock::new(), Mutex::default());
+            Self { inner: Arc::new(Inner { device, tensors, scalars, decision, pipelines }) }
         })
     }
 
@@ -146,38 +241,87 @@ impl Kernels {
         &self.inner.scalars
     }
 
-    /// The pipeline that steps with these settings, compiled the first time it is asked for.
+    /// What a decision about a step binds.
+    ///
+    /// # Errors
+    /// [`Error::Limits`] where the device grants too few storage buffers.
+    pub(crate) fn decision(&self) -> Result<&Decision, Error> {
+        let Inner { device, decision, .. } = &*self.inner;
+        if let Some(decision) = decision.get() {
+            return Ok(decision);
+        }
+        let available = device.limits().max_storage_buffers_per_shader_stage.into();
+        if available < CONTROL_BUFFERS {
+            let (limit, needed) = ("max_storage_buffers_per_shader_stage", CONTROL_BUFFERS);
+            return Err(Error::Limits { limit, needed, available });
+        }
+        let made = guarded(device, "the layouts of a decision", || Decision {
+            parts: layout(device, "wgpu-optim parts layout", &[WRITTEN, DYNAMIC]),
+            gather: layout(device, "wgpu-optim gather layout", &[READ, READ, WRITTEN]),
+            control: layout(
+                device,
+                "wgpu-optim control layout",
+                &[READ, READ, WRITTEN, WRITTEN, READ, WRITTEN, WRITTEN],
+            ),
+        })?;
+        Ok(decision.get_or_init(|| made))
+    }
+
+    /// What a kind of kernel binds.
+    fn groups(&self, work: Work) -> Result<Vec<Option<&wgpu::BindGroupLayout>>, Error> {
+        let Inner { tensors, scalars, .. } = &*self.inner;
+        Ok(match work {
+            Work::Step | Work::Gated | Work::Accumulate => vec![Some(tensors), Some(scalars)],
+            Work::Measure => vec![Some(tensors), Some(&self.decision()?.parts)],
+            Work::Gather => vec![Some(&self.decision()?.gather)],
+            Work::Control => vec![Some(&self.decision()?.control)],
+        })
+    }
+
+    /// The pipeline that does this work with these settings and this chain, compiled the first time it is asked for.
     pub(crate) fn pipeline<R: Rule>(
         &self,
+        work: Work,
         settings: &R,
-        lanes: Lanes,
-        places: bool,
+        chain: &Chain,
+        (lanes, places): (Lanes, bool),
     ) -> Result<wgpu::ComputePipeline, Error> {
-        let overrides = overrides(settings, places);
+        let overrides = overrides(work, settings, chain, places);
         let bits = overrides.iter().map(|(name, value)| (name.clone(), value.to_bits())).collect();
-        let key = Key { rule: R::NAME, lanes, overrides: bits };
+        let key = Key { rule: R::NAME, work, lanes, overrides: bits };
         let mut pipelines = self.inner.pipelines.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(pipeline) = pipelines.get(&key) {
             return Ok(pipeline.clone());
         }
-        let pipeline = self.compile::<R>(lanes, &overrides)?;
+        let pipeline = self.compile::<R>(work, lanes, &overrides)?;
         pipelines.insert(key, pipeline.clone());
         Ok(pipeline)
     }
 
-    fn compile<R: Rule>(&self, lanes: Lanes, overrides: &[(String, f64)]) -> Result<wgpu::ComputePipeline, Error> {
+    fn compile<R: Rule>(
+        &self,
+        work: Work,
+        lanes: Lanes,
+        overrides: &[(String, f64)],
+    ) -> Result<wgpu::ComputePipeline, Error> {
         let device = &self.inner.device;
+        let (entry, groups) = (work.entry(), self.groups(work)?);
         let constants: Vec<(&str, f64)> = overrides.iter().map(|(name, value)| (name.as_str(), *value)).collect();
         guarded(device, &format!("the kernel of {}", R::NAME), || {
             let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
-                label: Some(&format!("wgpu-optim {} shader", R::NAME)),
-                source: wgpu::ShaderSource::Wgsl(text::<R>(lanes).into()),
+                label: Some(&format!("wgpu-optim {} {entry} shader", R::NAME)),
+                source: wgpu::ShaderSource::Wgsl(text::<R>(work, lanes).into()),
+            });
+            let layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+                label: Some(&format!("wgpu-optim {entry} layout")),
+                bind_group_layouts: &groups,
+                immediate_size: 0,
             });
             device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-                label: Some(&format!("wgpu-optim {} pipeline", R::NAME)),
-                layout: Some(&self.inner.layout),
+                label: Some(&format!("wgpu-optim {} {entry} pipeline", R::NAME)),
+                layout: Some(&layout),
                 module: &module,
-                entry_point: Some("step"),
+                entry_point: Some(entry),
                 compilation_options: wgpu::PipelineCompilationOptions {
                     constants: &constants,
                     zero_initialize_workgroup_memory: false,
@@ -188,8 +332,8 @@ impl Kernels {
     }
 }
 
-/// Bindings from 0 on, each with whether its offset is dynamic.
-fn layout(device: &wgpu::Device, label: &str, buffers: &[(wgpu::BufferBindingType, bool)]) -> wgpu::BindGroupLayout {
+/// Bindings from 0 on.
+fn layout(device: &wgpu::Device, label: &str, buffers: &[Bound]) -> wgpu::BindGroupLayout {
     let entry = |(binding, &(ty, has_dynamic_offset)): (usize, &_)| wgpu::BindGroupLayoutEntry {
         binding: binding as u32,
         visibility: wgpu::ShaderStages::COMPUTE,

@@ -15,6 +15,7 @@ pub mod error;
 pub mod wgsl;
 pub mod rule;
 pub mod schedule;
+pub mod chain;
 mod roster;
 pub mod pages;
 pub mod cpu;
@@ -38,6 +39,10 @@ mod state;
 #[cfg(feature = "gpu")]
 mod record;
 #[cfg(feature = "gpu")]
+mod control;
+#[cfg(feature = "gpu")]
+mod telemetry;
+#[cfg(feature = "gpu")]
 mod arena;
 #[cfg(feature = "gpu")]
 pub mod readback;
@@ -46,6 +51,8 @@ mod optimizer;
 #[cfg(all(feature = "gpu", not(target_arch = "wasm32")))]
 pub mod verify;
 
+#[doc(inline)]
+pub use chain::{Chain, Clamp, Clip, ClipForm, Ema, Norm, Over, Scaler};
 #[doc(inline)]
 pub use error::Error;
 #[doc(inline)]
@@ -62,5 +69,6 @@ pub use {
     arena::Arena,
     kernel::{Kernels, required_limits},
     optimizer::{Group, Optimizer},
+    telemetry::Telemetry,
     tensor::{BufferRange, Tensor},
 };

@@ -7,14 +7,18 @@ mod checkpoint;
 use std::collections::HashSet;
 
 use crate::Error;
-use crate::kernel::{Kernels, limits_of};
+use crate::chain::{ACCUMULATED, Chain};
+use crate::control::{Control, Memory, Set};
+use crate::kernel::{Kernels, Work, limits_of};
 #[cfg(not(target_arch = "wasm32"))]
 use crate::kernel::{guarded, lost};
 use crate::plan::{self, Item, Place};
-use crate::record::{Buffers, Launches, Parts, bind_scalars};
+use crate::record::{Buffers, Launches, Parts, Step, bind_scalars, bind_words};
 use crate::roster::{Member, Roster};
-use crate::rule::{Rule, kept_slots, variant};
+use crate::rule::{Rule, variant};
+use crate::schedule::Schedule;
 use crate::state::State;
+use crate::telemetry::{Ring, Telemetry};
 use crate::tensor::{BufferRange, Tensor, check_overlaps};
 
 /// Tensors that share settings.
@@ -47,6 +51,25 @@ pub struct Optimizer<R: Rule> {
     launches: Launches,
     /// Whether the launches are sorted by the roster's classes as they are.
     classified: bool,
+    /// Where steps are decided about on the device.
+    decided: Option<Decided>,
+}
+
+/// What a decision on the device needs.
+#[derive(Debug)]
+struct Decided {
+    memory: Memory,
+    control: Option<Control>,
+    /// Step counts that tensors are to have, which the next step tells the device.
+    sets: Vec<Set>,
+    ring: Ring,
+}
+
+/// A step that is about to be recorded.
+struct Ready {
+    /// What it is decided from.
+    orders: Option<wgpu::BindGroup>,
+    scalars: wgpu::BindGroup,
 }
 
 impl<R: Rule> Optimizer<R> {
@@ -79,9 +102,26 @@ impl<R: Rule> Optimizer<R> {
         kernels: &Kernels,
         groups: impl IntoIterator<Item = Group<R>>,
     ) -> Result<Self, Error> {
+        Self::with_chain(device, kernels, Chain::default(), groups)
+    }
+
+    /// [`with_kernels`](Self::with_kernels), with a chain around each update: clipping, loss scaling, averages.
+    ///
+    /// Cost: a norm reads each gradient once more, in two dispatches of its own for each of the step, and a third
+    /// decides; nothing is read back. See [`Chain`] for what else is moved.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new); [`Error::Limits`] where a decision needs more storage buffers than the device grants.
+    pub fn with_chain(
+        device: &wgpu::Device,
+        kernels: &Kernels,
+        chain: Chain,
+        groups: impl IntoIterator<Item = Group<R>>,
+    ) -> Result<Self, Error> {
         kernels.check_device(device)?;
+        chain.check()?;
         let mut optimizer = Self {
-            roster: Roster::new(),
+            roster: Roster::new(chain),
             tensors: Vec::new(),
             kernels: kernels.clone(),
             limits: limits_of(device)?,
@@ -89,7 +129,13 @@ impl<R: Rule> Optimizer<R> {
             buffers: Buffers::default(),
             launches: Launches::default(),
             classified: false,
+            decided: None,
         };
+        if optimizer.roster.chain().measures() {
+            kernels.decision()?;
+            let memory = Memory::new(device, &optimizer.roster)?;
+            optimizer.decided = Some(Decided { memory, control: None, sets: Vec::new(), ring: Ring::default() });
+        }
         optimizer.extend(device, groups.into_iter().collect(), None)?;
         Ok(optimizer)
     }
@@ -104,34 +150,65 @@ impl<R: Rule> Optimizer<R> {
     /// Gradients are read and left as they are: to clear or overwrite them is the caller's.
     ///
     /// Steps may be recorded one after another into one encoder. Nothing is submitted; for an encoder that is
-    /// thrown away, put the count back with [`set_step`](Self::set_step).
+    /// thrown away, put the count back with [`set_step`](Self::set_step). Under a scaler the device counts, and has not
+    /// counted such a step; what was set, or tensors that were added, since the step before it must be set again.
     ///
     /// # Errors
     /// Only what could not be known before: [`Error::OutOfMemory`], [`Error::DeviceLost`], and [`Error::Refused`] for
     /// another device than the optimizer's. No step is counted then. wgpu cannot tell devices of two `Instance`s
     /// apart, and panics on such a mix.
     pub fn record(&mut self, device: &wgpu::Device, encoder: &mut wgpu::CommandEncoder) -> Result<(), Error> {
-        let Some(scalars) = self.next_scalars(device)? else { return Ok(()) };
-        self.pass(encoder, &scalars);
-        self.roster.advance();
+        let Some(ready) = self.next(device)? else { return Ok(()) };
+        self.pass(encoder, &ready);
+        self.advance();
         Ok(())
     }
 
-    fn pass(&self, encoder: &mut wgpu::CommandEncoder, scalars: &wgpu::BindGroup) {
+    fn pass(&mut self, encoder: &mut wgpu::CommandEncoder, ready: &Ready) {
+        if let Some(decided) = &self.decided {
+            decided.memory.copy(encoder);
+        }
         let label = format!("wgpu-optim {} step", R::NAME);
         let descriptor = wgpu::ComputePassDescriptor { label: Some(&label), timestamp_writes: None };
-        self.launches.dispatch(&mut encoder.begin_compute_pass(&descriptor), scalars);
+        self.dispatch(&mut encoder.begin_compute_pass(&descriptor), ready);
+        if let Some(Decided { memory, ring, .. }) = &mut self.decided {
+            ring.follow(encoder, &memory.report);
+        }
+    }
+
+    fn dispatch(&self, pass: &mut wgpu::ComputePass<'_>, ready: &Ready) {
+        let control = self.decided.as_ref().and_then(|decided| decided.control.as_ref());
+        if let (Some(control), Some(orders)) = (control, &ready.orders) {
+            control.dispatch(pass, orders);
+        }
+        self.launches.dispatch(pass, &ready.scalars);
+    }
+
+    fn advance(&mut self) {
+        self.roster.advance();
+        if let Some(decided) = &mut self.decided {
+            decided.sets.clear();
+            decided.memory.copied();
+        }
     }
 
     /// [`record`](Self::record) into a compute pass of the caller's. It leaves its pipeline and bind groups 0
     /// and 1 set.
     ///
     /// # Errors
-    /// As [`record`](Self::record).
+    /// As [`record`](Self::record). Where steps are decided on the device, [`Error::Refused`] for the first step after many
+    /// tensors were added: their counts are copied then, which a pass cannot do.
     pub fn record_in(&mut self, device: &wgpu::Device, pass: &mut wgpu::ComputePass<'_>) -> Result<(), Error> {
-        let Some(scalars) = self.next_scalars(device)? else { return Ok(()) };
-        self.launches.dispatch(pass, &scalars);
-        self.roster.advance();
+        if self.decided.as_ref().is_some_and(|decided| decided.memory.must_copy()) {
+            return Err(Error::Refused {
+                doing: "recording into a pass".into(),
+                message: "step counts must be copied first, since tensors were added: record this step with `record`"
+                    .into(),
+            });
+        }
+        let Some(ready) = self.next(device)? else { return Ok(()) };
+        self.dispatch(pass, &ready);
+        self.advance();
         Ok(())
     }
 
@@ -142,33 +219,53 @@ impl<R: Rule> Optimizer<R> {
     /// No step is counted then.
     #[cfg(not(target_arch = "wasm32"))]
     pub fn step_blocking(&mut self, device: &wgpu::Device, queue: &wgpu::Queue) -> Result<(), Error> {
-        let Some(scalars) = self.next_scalars(device)? else { return Ok(()) };
+        let Some(ready) = self.next(device)? else { return Ok(()) };
         let label = Some("wgpu-optim blocking step");
         let polled = guarded(device, "a step", || {
             let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label });
-            self.pass(&mut encoder, &scalars);
+            self.pass(&mut encoder, &ready);
             queue.submit([encoder.finish()]);
             device.poll(wgpu::PollType::wait_indefinitely())
         })?;
         polled.map_err(|_| lost("a step"))?;
-        self.roster.advance();
+        self.advance();
         Ok(())
     }
 
-    /// The scalars of the next step, or nothing where every tensor is frozen.
-    fn next_scalars(&mut self, device: &wgpu::Device) -> Result<Option<wgpu::BindGroup>, Error> {
+    /// Sorts the launches by the classes as they are, where that has not been done.
+    fn classify(&mut self, device: &wgpu::Device) -> Result<(), Error> {
         self.kernels.check_device(device)?;
-        let hypers = self.roster.next_hypers();
-        if hypers.is_empty() {
+        self.classified &= !self.roster.tune()?;
+        if self.classified {
+            return Ok(());
+        }
+        let Self { kernels, limits, buffers, state, launches, roster, .. } = self;
+        launches.classify(&Parts { device, kernels, limits, buffers, state }, roster)?;
+        if let Some(decided) = &mut self.decided {
+            decided.control = None;
+        }
+        self.classified = true;
+        Ok(())
+    }
+
+    /// What the next step is dispatched with, or nothing where every tensor is frozen.
+    fn next(&mut self, device: &wgpu::Device) -> Result<Option<Ready>, Error> {
+        self.classify(device)?;
+        if self.roster.classes().next().is_none() {
             return Ok(None);
         }
-        if !self.classified {
-            let Self { kernels, limits, buffers, state, launches, roster, .. } = self;
-            let parts = Parts { device, kernels, limits, buffers, state };
-            launches.classify(&parts, roster)?;
-            self.classified = true;
-        }
-        bind_scalars::<R>(device, &self.kernels, &self.limits, &hypers).map(Some)
+        let Self { kernels, limits, buffers, state, launches, roster, .. } = self;
+        let parts = Parts { device, kernels, limits, buffers, state };
+        let Some(Decided { memory, control, sets, .. }) = &mut self.decided else {
+            let scalars = bind_scalars(device, kernels, limits, roster)?;
+            return Ok(Some(Ready { orders: None, scalars }));
+        };
+        let control = match control {
+            Some(control) => control,
+            None => control.insert(Control::prepare(&parts, launches, roster)?),
+        };
+        let orders = Some(control.orders(&parts, memory, roster, sets)?);
+        Ok(Some(Ready { orders, scalars: control.scalars.clone() }))
     }
 
     /// Adds a group to a running optimizer and returns its number. What is there stays as it is.
@@ -221,7 +318,7 @@ impl<R: Rule> Optimizer<R> {
                 None => roster.add_group(settings)?,
             };
             let variant = variant(roster.groups(), group);
-            let slots = kept_slots(&roster.groups()[group]).len() as u64;
+            let slots = roster.slots_of(group).len() as u64;
             let mut named = Vec::with_capacity(members.len());
             for tensor in &members {
                 tensor.check()?;
@@ -232,10 +329,14 @@ impl<R: Rule> Optimizer<R> {
             roster.add_members(named)?;
             tensors.extend(members);
         }
-        let places = self.places(&tensors)?;
+        let places = self.places(&tensors, roster.chain().zero_grads)?;
         let first = self.tensors.len();
         let order = |item: usize| (places[first + item].0.span.buffer, places[first + item].0.span.offset);
         let state = self.state.extended(device, &items, &self.limits, order, &roster)?;
+        if let Some(Decided { memory, control, .. }) = &mut self.decided {
+            memory.grow(device, tensors.len(), roster.recorded())?;
+            *control = None;
+        }
         let Self { kernels, limits, buffers, launches, .. } = self;
         let parts = Parts { device, kernels, limits, buffers, state: &state };
         launches.prepare(&parts, &tensors, &places, &roster)?;
@@ -277,21 +378,24 @@ impl<R: Rule> Optimizer<R> {
         for tensor in &tensors {
             tensor.check()?;
         }
-        let places = self.places(&tensors)?;
+        let places = self.places(&tensors, self.roster.chain().zero_grads)?;
         let Self { kernels, limits, buffers, state, launches, roster, .. } = self;
         let parts = Parts { device, kernels, limits, buffers, state };
         launches.prepare(&parts, &tensors, &places, roster)?;
+        if let Some(decided) = &mut self.decided {
+            decided.control = None;
+        }
         (self.tensors, self.classified) = (tensors, true);
         Ok(())
     }
 
-    /// Each tensor's places, numbered and free of overlaps.
-    fn places(&mut self, tensors: &[Tensor]) -> Result<Vec<(Place, Place)>, Error> {
+    /// Each tensor's places, numbered and free of overlaps; gradients are written where they are zeroed.
+    fn places(&mut self, tensors: &[Tensor], zeroed: bool) -> Result<Vec<(Place, Place)>, Error> {
         tensors.iter().try_for_each(|tensor| self.state.check_apart(tensor))?;
         let mut place = |range: &BufferRange| range.place(self.buffers.number(range.buffer()));
         let places: Vec<_> = tensors.iter().map(|tensor| (place(&tensor.params), place(&tensor.grads))).collect();
         let names: Vec<&str> = tensors.iter().map(Tensor::name).collect();
-        check_overlaps(&names, &places)?;
+        check_overlaps(&names, &places, zeroed)?;
         Ok(places)
     }
 
@@ -321,6 +425,34 @@ impl<R: Rule> Optimizer<R> {
         self.roster.retune(group, settings)?;
         self.classified &= same;
         Ok(())
+    }
+
+    /// Has a group's lr, and what the schedule cycles besides, follow a schedule from the next recorded step on; nothing ends
+    /// it. It is evaluated on the host, in `f64`, for each recorded step: at [`recorded`](Self::recorded), so steps that
+    /// a scaler leaves out count, as they do for PyTorch's `scheduler.step()`.
+    ///
+    /// # Errors
+    /// [`Error::UnknownGroup`], [`Error::Schedule`], [`Error::Structure`] where it cycles a momentum that the group has not.
+    pub fn set_schedule(&mut self, group: usize, schedule: Option<Schedule>) -> Result<(), Error> {
+        self.roster.set_schedule(group, schedule)
+    }
+
+    /// A group's schedule.
+    ///
+    /// # Errors
+    /// [`Error::UnknownGroup`].
+    pub fn schedule(&self, group: usize) -> Result<Option<&Schedule>, Error> {
+        self.roster.schedule(group)
+    }
+
+    /// How many steps have been recorded: where schedules are.
+    pub fn recorded(&self) -> u64 {
+        self.roster.recorded()
+    }
+
+    /// Goes on as if so many steps had been recorded: what a resumed schedule needs.
+    pub fn set_recorded(&mut self, steps: u64) {
+        self.roster.set_recorded(steps);
     }
 
     /// Leaves the named tensors, their state and their step counts alone until they are thawed, as PyTorch does
@@ -362,15 +494,100 @@ impl<R: Rule> Optimizer<R> {
     /// [`Error::UnknownName`].
     pub fn set_step(&mut self, name: &str, step: u64) -> Result<(), Error> {
         let tensor = self.roster.find(name)?;
-        self.roster.set_step([tensor], step);
-        self.classified = false;
+        self.set_steps(tensor..tensor + 1, step);
         Ok(())
     }
 
     /// [`set_step`](Self::set_step) for every tensor.
     pub fn set_all_steps(&mut self, step: u64) {
-        self.roster.set_step(0..self.tensors.len(), step);
+        self.set_steps(0..self.tensors.len(), step);
+    }
+
+    fn set_steps(&mut self, tensors: std::ops::Range<usize>, step: u64) {
+        self.roster.set_step(tensors.clone(), step);
         self.classified = false;
+        if let Some(decided) = &mut self.decided {
+            decided.sets.retain(|(tensor, _)| !tensors.contains(&(*tensor as usize)));
+            let count = step.try_into().unwrap_or(u32::MAX);
+            decided.sets.extend(tensors.map(|tensor| (tensor as u32, count)));
+        }
+    }
+
+    /// The chain around each update.
+    pub fn chain(&self) -> &Chain {
+        self.roster.chain()
+    }
+
+    /// Gives the chain other numbers from the next recorded step on.
+    ///
+    /// # Errors
+    /// [`Error::Setting`], [`Error::Chain`] for what would need other state, [`Error::Overlap`] where gradients would be
+    /// zeroed that tensors share.
+    pub fn retune_chain(&mut self, chain: Chain) -> Result<(), Error> {
+        self.places(&self.tensors.clone(), chain.zero_grads)?;
+        self.roster.retune_chain(chain)?;
+        self.classified = false;
+        Ok(())
+    }
+
+    /// From now on, has what became of each step that is recorded into an encoder read back when it is done: at most
+    /// `depth` readings are under way at once, and a step that finds none free is not told of. Nothing ever waits. Cost: a
+    /// copy of 32 bytes a step.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] where nothing is decided on the device, so that there is nothing to tell; [`Error::OutOfMemory`].
+    pub fn watch(&mut self, device: &wgpu::Device, depth: usize) -> Result<(), Error> {
+        self.kernels.check_device(device)?;
+        let Some(decided) = &mut self.decided else {
+            return Err(Error::Refused {
+                doing: "telemetry".into(),
+                message: "the chain has no clip by norm and no scaler, so nothing is measured".into(),
+            });
+        };
+        decided.ring = Ring::new(device, depth)?;
+        Ok(())
+    }
+
+    /// What has become of steps since it was last asked, oldest first. Readings come when the device is polled, as a
+    /// submit does.
+    pub fn telemetry(&mut self) -> Vec<Telemetry> {
+        self.decided.as_mut().map(|decided| decided.ring.take()).unwrap_or_default()
+    }
+
+    /// Records the addition of `weight` times the gradients to the sums that the next step takes, of every tensor that
+    /// is not frozen, and advances nothing: 1 sums micro-batches up, one over their number averages them.
+    ///
+    /// # Errors
+    /// [`Error::UnknownSlot`] where the chain does not accumulate, else as [`record`](Self::record).
+    pub fn accumulate(
+        &mut self,
+        device: &wgpu::Device,
+        encoder: &mut wgpu::CommandEncoder,
+        weight: f64,
+    ) -> Result<(), Error> {
+        self.classify(device)?;
+        if !self.tensors.is_empty() {
+            self.roster.plane(0, ACCUMULATED)?;
+        }
+        let Self { kernels, limits, roster, launches, .. } = self;
+        let label = format!("wgpu-optim {} accumulate", R::NAME);
+        let share = bind_words(device, &label, kernels, limits, &[(weight as f32).to_bits()])?;
+        let walk =
+            |step: &Step| kernels.pipeline(Work::Accumulate, roster.settings(step.class), roster.chain(), step.walk);
+        let pipelines = launches.steps().iter().map(walk).collect::<Result<Vec<_>, Error>>()?;
+        let descriptor = wgpu::ComputePassDescriptor { label: Some(&label), timestamp_writes: None };
+        let mut pass = encoder.begin_compute_pass(&descriptor);
+        for (step, pipeline) in launches.steps().iter().zip(pipelines) {
+            step.dispatch(&mut pass, &pipeline, &share, 0);
+        }
+        Ok(())
+    }
+
+    /// Where the scale of the loss lies: 4 bytes, one `f32`, at the start of a buffer with usages `STORAGE` and `UNIFORM`, for
+    /// the kernel that computes the loss. Nothing without a scaler.
+    pub fn scale(&self) -> Option<&wgpu::Buffer> {
+        let scaled = self.roster.chain().scaler.is_some();
+        self.decided.as_ref().filter(|_| scaled).map(|decided| &decided.memory.scaler)
     }
 
     /// The tensors, in the order in which they were added.
@@ -380,6 +597,6 @@ impl<R: Rule> Optimizer<R> {
 
     /// Dispatches of a step.
     pub fn dispatches(&self) -> usize {
-        self.launches.len()
+        self.launches.steps().len()
     }
 }

@@ -6,10 +6,15 @@
 
 use std::sync::{Mutex, PoisonError};
 
+use rayon::prelude::*;
+
 use crate::Error;
-use crate::cpu::Optimizer;
+use crate::chain::Norm;
+use crate::chain::control::Measure;
+use crate::chain::gate::{Gate, Switches};
+use crate::cpu::{ARRAYS, Next, Optimizer};
 use crate::roster::SKIP;
-use crate::rule::{MAX_SLOTS, Rule};
+use crate::rule::Rule;
 
 /// Elements of a task, at most and at least: long enough to cost nothing to hand out, and small tensors are
 /// gathered until there are as many.
@@ -19,6 +24,16 @@ const SHORTEST: usize = 1 << 14;
 const TASKS: usize = 8;
 /// Below this many elements waking another thread costs more than it saves.
 const ALONE: usize = 1 << 15;
+/// Elements between a chain and an update: few enough for all their arrays to lie in the nearest cache.
+const BLOCK: usize = 1 << 10;
+/// Elements that are measured as one, always the same ones, so that a norm has the same bits at every number of threads.
+const MEASURED: usize = 1 << 16;
+
+/// What is known of a tensor's gradient, by all cores.
+fn measure(norm: Norm, grads: &[f32]) -> Measure {
+    let measures: Vec<Measure> = grads.par_chunks(MEASURED).map(|chunk| Measure::of(chunk, norm)).collect();
+    measures.into_iter().fold(Measure::default(), |all, one| all.with(one, norm))
+}
 
 impl<R: Rule> Optimizer<R, f32> {
     /// [`step`](Self::step) on the threads of the current rayon pool, to the same bits: the CPU path where speed
@@ -31,8 +46,8 @@ impl<R: Rule> Optimizer<R, f32> {
     /// # Errors
     /// As [`step`](Self::step).
     pub fn step_parallel(&mut self, params: &mut [&mut [f32]], grads: &[&[f32]]) -> Result<(), Error> {
-        self.check_lengths(params, grads)?;
-        let hypers = self.next_hypers();
+        self.check_step(params, grads)?;
+        let Some(Next { hypers, gates, on }) = self.next(grads, measure)? else { return Ok(()) };
         let total = params.iter().map(|p| p.len()).sum::<usize>();
         let task = (total / (rayon::current_num_threads() * TASKS)).clamp(SHORTEST, LONGEST);
         let usual: Vec<bool> = self.groups().iter().map(is_usual).collect();
@@ -42,7 +57,8 @@ impl<R: Rule> Optimizer<R, f32> {
             if class != SKIP {
                 let (rule, h) = (self.roster.settings_of(tensor), &hypers[class as usize]);
                 let usual = usual[self.roster.members()[tensor].group];
-                tasks.add(Piece { rule, usual, h, params: p, grads: grads[tensor], slots });
+                let grads = grads.get(tensor).copied().unwrap_or_default();
+                tasks.add(Piece { rule, usual, h, gate: gates.get(class as usize), on, params: p, grads, slots });
             }
         }
         tasks.run(total);
@@ -101,10 +117,14 @@ struct Piece<'a, R: Rule> {
     rule: &'a R,
     usual: bool,
     h: &'a R::Hyper<f32>,
+    /// What is around the update, if anything is.
+    gate: Option<&'a Gate<f32>>,
+    on: Switches,
     params: &'a mut [f32],
+    /// Empty where they were summed up.
     grads: &'a [f32],
-    /// Empty where not kept.
-    slots: [&'a mut [f32]; MAX_SLOTS],
+    /// Empty where not kept: the rule's, the average, the sums of gradients.
+    slots: [&'a mut [f32]; ARRAYS],
 }
 
 impl<'a, R: Rule> Piece<'a, R> {
@@ -113,17 +133,39 @@ impl<'a, R: Rule> Piece<'a, R> {
         let len = len.min(self.params.len());
         let take = |from: &mut &'a mut [f32]| from.split_off_mut(..len.min(from.len())).unwrap_or_default();
         Self {
-            rule: self.rule,
-            usual: self.usual,
-            h: self.h,
             params: take(&mut self.params),
-            grads: self.grads.split_off(..len).unwrap_or_default(),
-            slots: std::array::from_fn(|slot| take(&mut self.slots[slot])),
+            grads: self.grads.split_off(..len.min(self.grads.len())).unwrap_or_default(),
+            slots: self.slots.each_mut().map(take),
+            ..*self
+        }
+    }
+
+    fn step(mut self) {
+        let Some(gate) = self.gate else { return self.step_plain() };
+        let mut received = [0.0; BLOCK];
+        while !self.params.is_empty() {
+            self.split(BLOCK).step_gated(gate, &mut received);
+        }
+    }
+
+    /// Steps a block, with the chain before and after it while it lies in the nearest cache.
+    fn step_gated(self, gate: &Gate<f32>, received: &mut [f32; BLOCK]) {
+        let Self { rule, usual, h, gate: _, on, params, grads, slots: [a, b, c, ema, sums] } = self;
+        let received = &mut received[..params.len()];
+        let from = if on.accumulated { &*sums } else { grads };
+        received.iter_mut().zip(from).for_each(|(g, g0)| *g = gate.receive(on, *g0));
+        sums.fill(0.0);
+        let slots = [a, b, c, &mut [], &mut []];
+        Piece { rule, usual, h, gate: None, on, params: &mut *params, grads: received, slots }.step_plain();
+        if on.ema {
+            params.iter_mut().zip(ema).for_each(|(p, e)| (*p, *e) = gate.settle(on, *p, *e));
+        } else if on.clamp {
+            params.iter_mut().for_each(|p| (*p, _) = gate.settle(on, *p, 0.0));
         }
     }
 
     /// Steps it, by a loop that is compiled for just the slots that are kept.
-    fn step(self) {
+    fn step_plain(self) {
         let [a, b, c] = std::array::from_fn(|slot| !self.slots[slot].is_empty());
         match (a, b, c) {
             (false, false, false) => self.walk::<false, false, false>(),
@@ -164,7 +206,7 @@ impl<R: Rule, const A: bool, const B: bool, const C: bool> Walk<'_, R, A, B, C> 
     /// switches alone.
     #[inline(always)]
     fn walk(self, rule: &R) {
-        let Piece { h, params: p, grads, slots: [a, b, c], .. } = self.0;
+        let Piece { h, params: p, grads, slots: [a, b, c, ..], .. } = self.0;
         let (h, n) = (*h, p.len());
         let g = &grads[..n];
         let a = if A { &mut a[..n] } else { a };

@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 
 use crate::Error;
-use crate::kernel::{Kernels, guarded};
+use crate::chain::gate::Gate;
+use crate::kernel::{Kernels, Work, guarded};
 use crate::memory;
-use crate::plan::{self, Launch, Place, Run};
+use crate::plan::{self, Lanes, Launch, Place, Run};
 use crate::roster::{Roster, SKIP};
 use crate::rule::{Rule, Scalars, cast};
 use crate::state::State;
@@ -17,11 +18,15 @@ const KEPT_FOR: u64 = 4;
 
 /// One dispatch, with all that it needs on the device.
 #[derive(Clone, Debug)]
-struct Step {
+pub(crate) struct Step {
     pipeline: wgpu::ComputePipeline,
-    tensors: wgpu::BindGroup,
-    class: u32,
-    grid: (u32, u32),
+    pub tensors: wgpu::BindGroup,
+    pub class: u32,
+    pub grid: (u32, u32),
+    /// Workgroups that have work.
+    pub groups: u64,
+    /// How it walks: by which lanes, and whether it reads the table.
+    pub walk: (Lanes, bool),
 }
 
 /// What is kept of a launch.
@@ -54,6 +59,22 @@ pub(crate) struct Parts<'a> {
     /// The buffers that spans count.
     pub buffers: &'a Buffers,
     pub state: &'a State,
+}
+
+impl Step {
+    /// Dispatches another kernel over the same lanes.
+    pub fn dispatch(
+        &self,
+        pass: &mut wgpu::ComputePass<'_>,
+        pipeline: &wgpu::ComputePipeline,
+        own: &wgpu::BindGroup,
+        offset: u32,
+    ) {
+        pass.set_pipeline(pipeline);
+        pass.set_bind_group(0, &self.tensors, &[]);
+        pass.set_bind_group(1, own, &[offset]);
+        pass.dispatch_workgroups(self.grid.0, self.grid.1, 1);
+    }
 }
 
 impl Launches {
@@ -108,8 +129,8 @@ impl Launches {
     }
 
     /// Dispatches of a step.
-    pub fn len(&self) -> usize {
-        self.steps.len()
+    pub fn steps(&self) -> &[Step] {
+        &self.steps
     }
 
     /// Dispatches one step.
@@ -151,8 +172,9 @@ fn ready<'a, R: Rule>(
     for (launch, runs) in runs {
         let mut steps = Vec::with_capacity(runs.len());
         for run in runs {
-            let settings = roster.settings_of_class(run.class);
-            let pipeline = parts.kernels.pipeline(settings, launch.lanes, run.stretch.is_none())?;
+            let (settings, walk) = (roster.settings(run.class), (launch.lanes, run.stretch.is_none()));
+            let work = if roster.chain().is_empty() { Work::Step } else { Work::Gated };
+            let pipeline = parts.kernels.pipeline(work, settings, roster.chain(), walk)?;
             let tensors = match known(launch, &run) {
                 Some(tensors) => tensors,
                 None => {
@@ -161,7 +183,8 @@ fn ready<'a, R: Rule>(
                     bind_run::<R>(parts, launch, [&kept.table, &slice])?
                 }
             };
-            steps.push((run, Step { pipeline, tensors, class: run.class, grid: run.grid(parts.limits) }));
+            let (class, grid, groups) = (run.class, run.grid(parts.limits), run.groups());
+            steps.push((run, Step { pipeline, tensors, class, grid, groups, walk }));
         }
         ready.push(steps);
     }
@@ -183,13 +206,13 @@ fn bind_run<R: Rule>(parts: &Parts<'_>, launch: &Launch, [table, run]: [&Slice; 
     })
 }
 
-fn binding(buffer: &wgpu::Buffer, offset: u64, size: u64) -> wgpu::BindingResource<'_> {
+pub(crate) fn binding(buffer: &wgpu::Buffer, offset: u64, size: u64) -> wgpu::BindingResource<'_> {
     let size = std::num::NonZeroU64::new(size);
     wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer, offset, size })
 }
 
 /// A bind group of `resources` at bindings 0, 1, …
-fn bind<const N: usize>(
+pub(crate) fn bind<const N: usize>(
     device: &wgpu::Device,
     label: &str,
     layout: &wgpu::BindGroupLayout,
@@ -212,7 +235,7 @@ struct Slice {
 /// Bytes of slices that share a buffer: few buffers for many slices, none near any device's limit.
 const SHARED: usize = 1 << 20;
 /// As the memory plan has it.
-const ROW: usize = memory::ROW as usize;
+pub(crate) const ROW: usize = memory::ROW as usize;
 
 /// Each of these lists of words in a slice, in as few buffers as they fit.
 fn slices(parts: &Parts<'_>, label: &str, usage: wgpu::BufferUsages, lists: &[Vec<u32>]) -> Result<Vec<Slice>, Error> {
@@ -244,7 +267,12 @@ fn slices(parts: &Parts<'_>, label: &str, usage: wgpu::BufferUsages, lists: &[Ve
 }
 
 /// A buffer that is written once, now.
-fn constant(parts: &Parts<'_>, label: &str, usage: wgpu::BufferUsages, words: &[u32]) -> Result<wgpu::Buffer, Error> {
+pub(crate) fn constant(
+    parts: &Parts<'_>,
+    label: &str,
+    usage: wgpu::BufferUsages,
+    words: &[u32],
+) -> Result<wgpu::Buffer, Error> {
     check_size(parts.limits, words)?;
     let (buffer, mapped) = guarded(parts.device, label, || filled(parts.device, label, usage, words))?;
     mapped.map_err(|error| unmapped(label, &error))?;
@@ -253,7 +281,7 @@ fn constant(parts: &Parts<'_>, label: &str, usage: wgpu::BufferUsages, words: &[
 
 /// Refuses words that no buffer of the device can hold. What is bound of it is a table, which the plan has fitted, or
 /// a row.
-fn check_size(limits: &plan::Limits, words: &[u32]) -> Result<(), Error> {
+pub(crate) fn check_size(limits: &plan::Limits, words: &[u32]) -> Result<(), Error> {
     let (needed, available) = (size_of_val(words) as u64, limits.buffer);
     if needed > available {
         return Err(Error::Limits { limit: "max_buffer_size", needed, available });
@@ -262,7 +290,7 @@ fn check_size(limits: &plan::Limits, words: &[u32]) -> Result<(), Error> {
 }
 
 /// A new buffer with these words in it, if wgpu had the memory; the caller guards it.
-fn filled(
+pub(crate) fn filled(
     device: &wgpu::Device,
     label: &str,
     usage: wgpu::BufferUsages,
@@ -277,7 +305,7 @@ fn filled(
     (buffer, mapped)
 }
 
-fn unmapped(doing: &str, error: &wgpu::MapRangeError) -> Error {
+pub(crate) fn unmapped(doing: &str, error: &wgpu::MapRangeError) -> Error {
     Error::OutOfMemory { doing: doing.into(), message: error.to_string() }
 }
 
@@ -288,17 +316,21 @@ pub(crate) fn bind_scalars<R: Rule>(
     device: &wgpu::Device,
     kernels: &Kernels,
     limits: &plan::Limits,
-    hypers: &[R::Hyper<f64>],
+    roster: &Roster<R>,
 ) -> Result<wgpu::BindGroup, Error> {
     let label = "wgpu-optim scalars";
+    let (hypers, chain) = (roster.next_hypers(), roster.chain());
     let mut words: Vec<u32> = Vec::with_capacity(hypers.len() * ROW / 4);
-    for hyper in hypers {
+    for (hyper, class) in hypers.iter().zip(roster.classes()) {
+        if !chain.is_empty() {
+            words.extend(Gate::of(chain, class.step, 1.0).words());
+        }
         let hyper: R::Hyper<f32> = cast(hyper);
         words.extend(hyper.fields().into_iter().map(f32::to_bits));
         words.resize(words.len().next_multiple_of(ROW / 4), 0);
     }
     check_size(limits, &words)?;
-    let size = scalars_size::<R>();
+    let size = scalars_size::<R>(!chain.is_empty());
     let (scalars, mapped) = guarded(device, label, || {
         let (scalars, mapped) = filled(device, label, wgpu::BufferUsages::UNIFORM, &words);
         (bind(device, label, kernels.scalars_layout(), [binding(&scalars, 0, size)]), mapped)
@@ -307,10 +339,33 @@ pub(crate) fn bind_scalars<R: Rule>(
     Ok(scalars)
 }
 
-/// Bytes of a class's scalars, as a uniform.
-fn scalars_size<R: Rule>() -> u64 {
-    (<R::Hyper<f32> as Scalars<f32>>::FIELDS.len() as u64 * plan::ELEMENT).next_multiple_of(16)
+/// A row of words, as a uniform.
+pub(crate) fn bind_words(
+    device: &wgpu::Device,
+    label: &str,
+    kernels: &Kernels,
+    limits: &plan::Limits,
+    words: &[u32],
+) -> Result<wgpu::BindGroup, Error> {
+    let mut row = vec![0; ROW / 4];
+    row[..words.len()].copy_from_slice(words);
+    check_size(limits, &row)?;
+    let (bound, mapped) = guarded(device, label, || {
+        let (buffer, mapped) = filled(device, label, wgpu::BufferUsages::UNIFORM, &row);
+        (bind(device, label, kernels.scalars_layout(), [binding(&buffer, 0, 16)]), mapped)
+    })?;
+    mapped.map_err(|error| unmapped(label, &error))?;
+    Ok(bound)
 }
+
+/// Bytes of a class's scalars, as a uniform, with the gate before them or without.
+pub(crate) fn scalars_size<R: Rule>(gated: bool) -> u64 {
+    let words = <R::Hyper<f32> as Scalars<f32>>::FIELDS.len() as u64 + if gated { GATE } else { 0 };
+    (words * plan::ELEMENT).next_multiple_of(16)
+}
+
+/// Words of a gate.
+const GATE: u64 = 8;
 
 /// The caller's buffers under the numbers that plans use. A number is never given twice.
 #[derive(Debug, Default)]

@@ -6,9 +6,12 @@
 //! given another step count.
 
 use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use crate::Error;
-use crate::rule::{Rule, kept_slots};
+use crate::chain::{Chain, Over};
+use crate::rule::{Rule, Value, kept_slots};
+use crate::schedule::{Base, Schedule};
 
 /// The class of a tensor that is left alone.
 pub(crate) const SKIP: u32 = u32::MAX;
@@ -22,44 +25,120 @@ pub(crate) struct Member {
     frozen: bool,
     /// The step count while the tensor is in no class.
     step: u64,
+    /// What became of it where others were stepped without it: tensors of one history have taken the same steps, also
+    /// where a device has left some out.
+    history: u64,
+    /// Steps recorded when it was frozen.
+    frozen_at: u64,
 }
 
 impl Member {
     pub fn new(name: String, len: u64, group: usize) -> Self {
-        Self { name, len, group, frozen: false, step: 0 }
+        Self { name, len, group, frozen: false, step: 0, history: 0, frozen_at: 0 }
     }
+
+    /// Freezes or thaws it when so many steps were recorded.
+    fn set_frozen(&mut self, frozen: bool, recorded: u64) {
+        match (self.frozen, frozen) {
+            (false, true) => self.frozen_at = recorded,
+            (true, false) if self.frozen_at != recorded => {
+                self.history = hashed((self.history, self.frozen_at, recorded));
+            }
+            _ => {}
+        }
+        self.frozen = frozen;
+    }
+}
+
+fn hashed(of: impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    of.hash(&mut hasher);
+    hasher.finish()
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Class {
     group: usize,
     step: u64,
+    history: u64,
+    /// The tensor, where each is clipped by its own norm.
+    tensor: Option<usize>,
+}
+
+/// A class, as its next step needs it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Next {
+    pub group: usize,
+    /// The number of the step, the first being 1.
+    pub step: u64,
+    /// Whose gradients are clipped together with its own.
+    pub scope: usize,
+    /// Its first tensor.
+    pub first: usize,
 }
 
 /// Groups of settings, and the tensors in them.
 #[derive(Clone, Debug)]
 pub(crate) struct Roster<R> {
     groups: Vec<R>,
+    /// The settings of each group in the next step, by its schedule.
+    current: Vec<R>,
+    schedules: Vec<Option<Schedule>>,
     members: Vec<Member>,
     index: HashMap<String, usize>,
     classes: Vec<Class>,
     class_of: Vec<u32>,
+    /// The first tensor of each class.
+    firsts: Vec<usize>,
+    chain: Chain,
+    /// Steps so far, of whatever tensors.
+    recorded: u64,
 }
 
 impl<R: Rule> Roster<R> {
-    pub fn new() -> Self {
+    pub fn new(chain: Chain) -> Self {
         Self {
             groups: Vec::new(),
+            current: Vec::new(),
+            schedules: Vec::new(),
             members: Vec::new(),
             index: HashMap::new(),
             classes: Vec::new(),
             class_of: Vec::new(),
+            firsts: Vec::new(),
+            chain,
+            recorded: 0,
         }
+    }
+
+    /// Steps so far, of whatever tensors.
+    pub fn recorded(&self) -> u64 {
+        self.recorded
+    }
+
+    pub fn set_recorded(&mut self, steps: u64) {
+        self.recorded = steps;
+    }
+
+    pub fn chain(&self) -> &Chain {
+        &self.chain
+    }
+
+    /// Gives the chain other numbers.
+    pub fn retune_chain(&mut self, chain: Chain) -> Result<(), Error> {
+        chain.check()?;
+        self.chain.check_retuned(&chain)?;
+        self.settle();
+        self.chain = chain;
+        self.classify();
+        Ok(())
     }
 
     pub fn add_group(&mut self, settings: R) -> Result<usize, Error> {
         settings.check()?;
-        self.groups.push(settings);
+        self.groups.push(settings.clone());
+        self.current.push(settings);
+        self.schedules.push(None);
         Ok(self.groups.len() - 1)
     }
 
@@ -112,17 +191,34 @@ impl<R: Rule> Roster<R> {
 
     /// The settings that a tensor is stepped with.
     pub fn settings_of(&self, tensor: usize) -> &R {
-        &self.groups[self.members[tensor].group]
+        &self.current[self.members[tensor].group]
     }
 
-    /// The index in [`Rule::SLOTS`] of a slot that the tensor keeps.
-    pub fn slot(&self, tensor: usize, slot: &str) -> Result<usize, Error> {
-        let settings = self.settings_of(tensor);
-        let kept = kept_slots(settings);
-        kept.iter().copied().find(|&k| R::SLOTS[k] == slot).ok_or_else(|| Error::UnknownSlot {
+    /// The slots that a tensor keeps, by name, in the order of their planes: the rule's, then the chain's.
+    pub fn slots(&self, tensor: usize) -> Vec<&'static str> {
+        self.slots_of(self.members[tensor].group)
+    }
+
+    /// The slots that the tensors of a group keep.
+    pub fn slots_of(&self, group: usize) -> Vec<&'static str> {
+        let own = kept_slots(&self.groups[group]).into_iter().map(|slot| R::SLOTS[slot]);
+        own.chain(self.chain.slots()).collect()
+    }
+
+    /// What a slot holds before the first step.
+    #[cfg(feature = "checkpoint")]
+    pub fn initial(&self, tensor: usize, slot: &str) -> f64 {
+        let own = R::SLOTS.iter().position(|known| *known == slot);
+        own.map_or(0.0, |slot| self.settings_of(tensor).initial(slot))
+    }
+
+    /// The plane of a slot that the tensor keeps.
+    pub fn plane(&self, tensor: usize, slot: &str) -> Result<usize, Error> {
+        let kept = self.slots(tensor);
+        kept.iter().position(|&known| known == slot).ok_or_else(|| Error::UnknownSlot {
             name: self.members[tensor].name.clone(),
             slot: slot.into(),
-            known: kept.iter().map(|&k| R::SLOTS[k]).collect::<Vec<_>>().join(", "),
+            known: kept.join(", "),
         })
     }
 
@@ -136,8 +232,46 @@ impl<R: Rule> Roster<R> {
                 return Err(Error::Structure { rule: R::NAME, setting, group, from, to });
             }
         }
-        self.groups[group] = settings;
+        if let Some(schedule) = &self.schedules[group] {
+            check_cycled(group, &settings, schedule)?;
+        }
+        self.groups[group] = settings.clone();
+        self.current[group] = settings;
         Ok(())
+    }
+
+    pub fn set_schedule(&mut self, group: usize, schedule: Option<Schedule>) -> Result<(), Error> {
+        let settings = self.group(group)?.clone();
+        if let Some(schedule) = &schedule {
+            schedule.check()?;
+            check_cycled(group, &settings, schedule)?;
+        }
+        self.current[group] = settings;
+        self.schedules[group] = schedule;
+        Ok(())
+    }
+
+    pub fn schedule(&self, group: usize) -> Result<Option<&Schedule>, Error> {
+        self.group(group)?;
+        Ok(self.schedules[group].as_ref())
+    }
+
+    /// Takes the settings of the next step from the schedules; `true` if that turned a switch.
+    pub fn tune(&mut self) -> Result<bool, Error> {
+        let mut turned = false;
+        for (group, schedule) in self.schedules.iter().enumerate() {
+            let Some(schedule) = schedule else { continue };
+            let settings = scheduled(&self.groups[group], schedule, self.recorded)?;
+            turned |= settings.switches() != self.current[group].switches();
+            self.current[group] = settings;
+        }
+        Ok(turned)
+    }
+
+    /// The settings of a group in the next step.
+    #[cfg(feature = "gpu")]
+    pub fn current(&self, group: usize) -> &R {
+        &self.current[group]
     }
 
     pub fn step_of(&self, tensor: usize) -> u64 {
@@ -149,8 +283,10 @@ impl<R: Rule> Roster<R> {
 
     pub fn set_step(&mut self, tensors: impl IntoIterator<Item = usize>, step: u64) {
         self.settle();
+        let history = hashed((self.recorded, step));
         for tensor in tensors {
-            self.members[tensor].step = step;
+            let member = &mut self.members[tensor];
+            (member.step, member.history) = (step, history);
         }
         self.classify();
     }
@@ -161,7 +297,7 @@ impl<R: Rule> Roster<R> {
         self.settle();
         for &(tensor, step, frozen) in counts {
             let member = &mut self.members[tensor];
-            member.step = step;
+            (member.step, member.history) = (step, hashed((self.recorded, step)));
             member.frozen = frozen.unwrap_or(member.frozen);
         }
         self.classify();
@@ -178,7 +314,7 @@ impl<R: Rule> Roster<R> {
         }
         self.settle();
         for &tensor in tensors {
-            self.members[tensor].frozen = frozen;
+            self.members[tensor].set_frozen(frozen, self.recorded);
         }
         self.classify();
         true
@@ -189,19 +325,43 @@ impl<R: Rule> Roster<R> {
         &self.class_of
     }
 
-    /// The settings of a class.
+    /// The settings of a class in the next step.
     #[cfg(feature = "gpu")]
-    pub fn settings_of_class(&self, class: u32) -> &R {
-        &self.groups[self.classes[class as usize].group]
+    pub fn settings(&self, class: u32) -> &R {
+        &self.current[self.classes[class as usize].group]
     }
 
     /// The scalars of the step after this one, one for each class.
     pub fn next_hypers(&self) -> Vec<R::Hyper<f64>> {
-        self.classes.iter().map(|class| self.groups[class.group].fold(class.step.saturating_add(1))).collect()
+        self.classes.iter().map(|class| self.current[class.group].fold(class.step.saturating_add(1))).collect()
+    }
+
+    /// The classes of the next step.
+    pub fn classes(&self) -> impl Iterator<Item = Next> {
+        let over = self.chain.measured().1;
+        self.classes.iter().enumerate().map(move |(row, class)| {
+            let scope = match over {
+                Over::Tensor => row,
+                Over::Group => class.group,
+                Over::All | Over::Value => 0,
+            };
+            Next { group: class.group, step: class.step.saturating_add(1), scope, first: self.firsts[row] }
+        })
+    }
+
+    /// How many sets of gradients are clipped together.
+    pub fn scopes(&self) -> usize {
+        self.classes().map(|class| class.scope + 1).max().unwrap_or(0)
+    }
+
+    /// Counts a step that no tensor took.
+    pub fn skip(&mut self) {
+        self.recorded += 1;
     }
 
     /// Counts one step of every tensor that is not frozen.
     pub fn advance(&mut self) {
+        self.recorded += 1;
         for class in &mut self.classes {
             class.step = class.step.saturating_add(1);
         }
@@ -217,20 +377,58 @@ impl<R: Rule> Roster<R> {
     fn classify(&mut self) {
         let mut seen = HashMap::new();
         self.classes.clear();
+        self.firsts.clear();
         self.class_of.clear();
-        for member in &self.members {
+        let apart = self.chain.measures() && self.chain.measured().1 == Over::Tensor;
+        let scaled = self.chain.scaler.is_some();
+        for (tensor, member) in self.members.iter().enumerate() {
             if member.frozen {
                 self.class_of.push(SKIP);
                 continue;
             }
-            let class = Class { group: member.group, step: member.step };
+            let class = Class {
+                group: member.group,
+                step: member.step,
+                history: if scaled { member.history } else { 0 },
+                tensor: apart.then_some(tensor),
+            };
             let row = *seen.entry(class).or_insert_with(|| {
                 self.classes.push(class);
+                self.firsts.push(tensor);
                 self.classes.len() as u32 - 1
             });
             self.class_of.push(row);
         }
     }
+}
+
+/// The settings of a step that so many others came before.
+fn scheduled<R: Rule>(base: &R, schedule: &Schedule, recorded: u64) -> Result<R, Error> {
+    let number = |name: &str| base.settings().into_iter().find(|(own, _)| *own == name).and_then(|(_, x)| x.number());
+    let momentum = R::CYCLED.and_then(number);
+    let point = schedule.at(recorded, Base { lr: number("lr").unwrap_or_default(), momentum });
+    let mut settings = base.clone();
+    settings.set("lr", Value::Number(point.lr))?;
+    if let (Some(name), Some(momentum)) = (R::CYCLED, point.momentum) {
+        settings.set(name, Value::Number(momentum))?;
+    }
+    settings.check()?;
+    Ok(settings)
+}
+
+/// Refuses a schedule that would give a group a momentum that it keeps no state for, or leave it none.
+fn check_cycled<R: Rule>(group: usize, settings: &R, schedule: &Schedule) -> Result<(), Error> {
+    if !schedule.cycles_momentum() {
+        return Ok(());
+    }
+    let first = scheduled(settings, schedule, 0)?;
+    for ((setting, from), (_, to)) in settings.structure().into_iter().zip(first.structure()) {
+        if from != to {
+            let (from, to) = (from.to_string(), to.to_string());
+            return Err(Error::Structure { rule: R::NAME, setting, group, from, to });
+        }
+    }
+    Ok(())
 }
 
 /// The candidate that takes the fewest edits, if they are few.

@@ -4,12 +4,14 @@
 //! another; what walks over all of them does it through [`visit`].
 
 mod adam;
+mod correction;
 mod rmsprop;
 mod settings;
 
 use std::fmt::Debug;
 
 pub use adam::{Adam, AdamEpsilon, AdamW, AmsgradOver};
+pub use correction::{Biases, Correction, bias, correct, log_beta};
 pub use rmsprop::{RmsProp, RmsPropEpsilon};
 pub use settings::{Decay, Value, Word};
 pub(crate) use settings::{Range, number, settings, words};
@@ -44,6 +46,8 @@ pub type Slots<T> = [T; MAX_SLOTS];
 ///   [`SLOTS`](Rule::SLOTS), in capitals;
 /// - `fn update(h: Hyper, at: At)`, which reads with `load_params(at)`, `load_grads(at)` and
 ///   `load_state(at, PLANE_<SLOT>)` and writes with `store_params(at, p)` and `store_state(at, PLANE_<SLOT>, s)`.
+///   `load_grads` and `store_params` are called once each: a [`Chain`](crate::Chain) takes the gradient in the one and
+///   averages the parameter in the other.
 ///
 /// Values are of type `Lane`, which is `vec4<f32>` or `f32`: arithmetic mixes it with scalars, `select` and `max` want
 /// `Lane(0.0)` for a literal. [`update`](Rule::update) does the same for one element in `f32` and `f64`, and
@@ -57,6 +61,9 @@ pub trait Rule: Clone + Debug + PartialEq + Send + Sync + 'static {
     const WGSL: &'static str;
     /// The named constants: (rule name, framework, settings).
     const PRESETS: &'static [(&'static str, &'static str, Self)];
+
+    /// The setting that schedules cycle along with lr, if there is one.
+    const CYCLED: Option<&'static str> = None;
 
     /// The scalars of one step, in the order of the shader's `struct Hyper`.
     type Hyper<T: Real>: Scalars<T>;
@@ -91,8 +98,25 @@ pub trait Rule: Clone + Debug + PartialEq + Send + Sync + 'static {
     /// The shader's `override HAS_…` switches.
     fn switches(&self) -> Vec<(&'static str, bool)>;
 
+    /// The scalars of a step, before [`corrections`](Self::corrections).
+    fn scalars(&self) -> Self::Hyper<f64>;
+
+    /// Which scalars depend on the step count, and how; none where nothing is said.
+    fn corrections(&self) -> Vec<(&'static str, Correction)> {
+        Vec::new()
+    }
+
+    /// The two betas whose biases the corrections take.
+    fn betas(&self) -> [f64; 2] {
+        [0.0; 2]
+    }
+
     /// The scalars of step `step` (the first is 1), in `f64`: the cast to `f32` is the caller's, and the last act.
-    fn fold(&self, step: u64) -> Self::Hyper<f64>;
+    fn fold(&self, step: u64) -> Self::Hyper<f64> {
+        let (scalars, how) = (self.scalars().fields(), corrections_by_field(self));
+        let biases = Biases::of(self.betas(), step);
+        Self::Hyper::from_fields(|field| correct(scalars[field], how[field], &biases))
+    }
 
     /// One element's step: the parameter, the gradient and the slots before it, to the parameter and slots after.
     /// Of the settings it reads what [`switches`](Self::switches) tells and nothing else, as the shader does: all
@@ -147,9 +171,11 @@ macro_rules! scalars {
 }
 pub(crate) use scalars;
 
-/// `1 - beta^step`, without the cancellation of `1 - beta.powf(step)` for a beta near 1.
-pub(crate) fn bias(beta: f64, step: u64) -> f64 {
-    -(step as f64 * beta.ln()).exp_m1()
+/// How each scalar of a rule depends on the step count, in the order of the fields.
+pub fn corrections_by_field<R: Rule>(rule: &R) -> Vec<Correction> {
+    let given = rule.corrections();
+    let how = |field: &&str| given.iter().find(|(name, _)| name == field).map_or(Correction::None, |(_, how)| *how);
+    <R::Hyper<f64> as Scalars<f64>>::FIELDS.iter().map(how).collect()
 }
 
 /// The indices of the slots that `rule` keeps.

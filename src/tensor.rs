@@ -194,19 +194,21 @@ impl Tensor {
     }
 }
 
-/// Refuses tensors whose parameters share bytes with anything else that is bound.
-pub(crate) fn check_overlaps(names: &[&str], places: &[(Place, Place)]) -> Result<(), Error> {
+/// Refuses tensors whose parameters, or gradients that are zeroed, share bytes with anything else that is bound.
+pub(crate) fn check_overlaps(names: &[&str], places: &[(Place, Place)], zeroed: bool) -> Result<(), Error> {
     struct Entry {
         span: Span,
         tensor: usize,
+        what: &'static str,
         written: bool,
     }
     let mut entries: Vec<Entry> = Vec::with_capacity(places.len() * 2);
     for (tensor, (params, grads)) in places.iter().enumerate() {
-        // With the padding that is stepped with it.
-        let span = Span { size: params.room, ..params.span };
-        entries.push(Entry { span, tensor, written: true });
-        entries.push(Entry { span: grads.span, tensor, written: false });
+        for (what, place, written) in [("parameters", params, true), ("gradient", grads, zeroed)] {
+            // What is written is so with the padding that is stepped with it.
+            let size = if written { place.room } else { place.span.size };
+            entries.push(Entry { span: Span { size, ..place.span }, tensor, what, written });
+        }
     }
     entries.sort_by_key(|entry| (entry.span.buffer, entry.span.offset));
     // The entries so far that reach furthest: of those that are written, and of all.
@@ -217,10 +219,7 @@ pub(crate) fn check_overlaps(names: &[&str], places: &[(Place, Place)]) -> Resul
     for entry in &entries {
         let rival = if entry.written { any } else { written };
         if let Some(other) = rival.filter(|other| other.span.meets(&entry.span)) {
-            let describe = |entry: &Entry| {
-                let what = if entry.written { "parameters" } else { "gradient" };
-                format!("{what} of {:?}", names[entry.tensor])
-            };
+            let describe = |entry: &Entry| format!("{} of {:?}", entry.what, names[entry.tensor]);
             return Err(Error::Overlap {
                 first: describe(other),
                 second: describe(entry),

@@ -29,6 +29,8 @@ pub trait Real:
     fn to_f64(self) -> f64;
     /// The root, correctly rounded.
     fn square_root(self) -> Self;
+    /// e to this power.
+    fn exponential(self) -> Self;
 }
 
 impl Real for f32 {
@@ -44,6 +46,10 @@ impl Real for f32 {
     fn square_root(self) -> Self {
         self.sqrt()
     }
+    #[inline(always)]
+    fn exponential(self) -> Self {
+        self.exp()
+    }
 }
 
 impl Real for f64 {
@@ -58,6 +64,10 @@ impl Real for f64 {
     #[inline(always)]
     fn square_root(self) -> Self {
         self.sqrt()
+    }
+    #[inline(always)]
+    fn exponential(self) -> Self {
+        self.exp()
     }
 }
 
@@ -78,6 +88,18 @@ pub fn select<T: Real>(f: T, t: T, condition: bool) -> T {
 #[inline(always)]
 pub fn sqrt<T: Real>(x: T) -> T {
     x.square_root()
+}
+
+/// e to this power.
+#[inline(always)]
+pub fn exp<T: Real>(x: T) -> T {
+    x.exponential()
+}
+
+/// The smaller of two numbers; as in WGSL, either may come back where one is NaN.
+#[inline(always)]
+pub fn min<T: Real>(a: T, b: T) -> T {
+    if b < a { b } else { a }
 }
 
 /// The larger of two numbers; as in WGSL, either may come back where one is NaN.

@@ -5,25 +5,39 @@ use std::path::Path;
 
 use naga::proc::Layouter;
 use naga::valid::{Capabilities, ValidationFlags, Validator};
-use wgpu_optim::kernel;
+use wgpu_optim::kernel::{self, Work};
 use wgpu_optim::plan::Lanes;
-use wgpu_optim::rule::{MAX_SLOTS, Rule, Scalars, Visitor, visit};
+use wgpu_optim::rule::{Correction, MAX_SLOTS, Rule, Scalars, Visitor, visit};
+use wgpu_optim::{Chain, Clip, Ema, Scaler};
 
 const LANES: [Lanes; 2] = [Lanes::Quads, Lanes::Words];
+const WORKS: [Work; 6] = [Work::Step, Work::Gated, Work::Accumulate, Work::Measure, Work::Gather, Work::Control];
+
+/// Chains that together set every override.
+fn chains() -> [Chain; 2] {
+    let whole = Chain {
+        clip: Some(Clip::global_norm(1.0)),
+        scaler: Some(Scaler::PYTORCH),
+        ema: Some(Ema::KERAS),
+        accumulate: true,
+        ..Chain::default()
+    };
+    [Chain::default(), whole]
+}
 
 fn read(path: &str) -> String {
     std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
 }
 
-fn parse<R: Rule>(lanes: Lanes) -> naga::Module {
-    let text = kernel::text::<R>(lanes);
+fn parse<R: Rule>(work: Work, lanes: Lanes) -> naga::Module {
+    let text = kernel::text::<R>(work, lanes);
     naga::front::wgsl::parse_str(&text).unwrap_or_else(|error| panic!("{}", error.emit_to_string(&text)))
 }
 
-/// The lines between two `// <update>` marks, as they stand.
-fn block(text: &str) -> Vec<&str> {
-    let after = text.split("// <update>").nth(1).unwrap_or_else(|| panic!("no `// <update>`"));
-    let inside = after.split("// </update>").next().unwrap();
+/// The lines between two marks such as `// <update>`, as they stand.
+fn block<'a>(text: &'a str, mark: &str) -> Vec<&'a str> {
+    let after = text.split(&format!("// <{mark}>")).nth(1).unwrap_or_else(|| panic!("no `// <{mark}>`"));
+    let inside = after.split(&format!("// </{mark}>")).next().unwrap();
     inside.lines().map(str::trim).filter(|line| !line.is_empty()).collect()
 }
 
@@ -40,7 +54,7 @@ impl Visitor for SameText {
         let rust = read(&format!("src/rule/{}.rs", R::NAME));
         let wgsl = read(&format!("shaders/rule/{}.wgsl", R::NAME));
         assert_eq!(R::WGSL, wgsl, "{} carries another shader than its name says", R::NAME);
-        let (rust, wgsl) = (statements(&block(&rust)), statements(&block(&wgsl)));
+        let (rust, wgsl) = (statements(&block(&rust, "update")), statements(&block(&wgsl, "update")));
         assert!(rust.len() > 4, "{}: the update has only {} lines", R::NAME, rust.len());
         assert_eq!(rust, wgsl, "{}: the update is not one text in two tongues", R::NAME);
         for line in &wgsl {
@@ -56,12 +70,47 @@ fn each_update_is_one_text_in_two_tongues() {
     visit(&mut SameText);
 }
 
+/// What is around the update, too, is one text.
+#[test]
+fn the_chain_is_one_text_in_two_tongues() {
+    let texts = [
+        ("src/chain/gate.rs", "shaders/chain/gated.wgsl", "receive", 3),
+        ("src/chain/gate.rs", "shaders/chain/gated.wgsl", "settle", 5),
+        ("src/chain/control.rs", "shaders/chain/control.wgsl", "clip", 2),
+        ("src/rule/correction.rs", "shaders/chain/control.wgsl", "correct", 5),
+        ("src/rule/correction.rs", "shaders/chain/control.wgsl", "bias", 3),
+    ];
+    for (rust, wgsl, mark, lines) in texts {
+        let (ours, shader) = (read(rust), read(wgsl));
+        let (ours, shader) = (statements(&block(&ours, mark)), statements(&block(&shader, mark)));
+        assert_eq!(ours, shader, "{mark} of {rust} and {wgsl} is not one text");
+        assert_eq!(ours.len(), lines, "{mark} of {rust}");
+    }
+}
+
+/// A correction is a number in both tongues.
+#[test]
+fn corrections_have_the_numbers_of_the_shader() {
+    let shader = read("shaders/chain/control.wgsl");
+    let all = [
+        ("OVER_FIRST", Correction::OverFirst),
+        ("AHEAD", Correction::Ahead),
+        ("OVER_SECOND", Correction::OverSecond),
+        ("OVER_ROOT_SECOND", Correction::OverRootSecond),
+        ("TIMES_SECOND", Correction::TimesSecond),
+    ];
+    for (name, how) in all {
+        let line = format!("const {name} = {}u;", how as u32);
+        assert!(shader.contains(&line), "the shader has no {line}");
+    }
+}
+
 struct SameScalars;
 
 impl Visitor for SameScalars {
     fn rule<R: Rule>(&mut self) {
         let fields = <R::Hyper<f32> as Scalars<f32>>::FIELDS;
-        let module = parse::<R>(Lanes::Quads);
+        let module = parse::<R>(Work::Step, Lanes::Quads);
         let mut layouter = Layouter::default();
         layouter.update(module.to_ctx()).unwrap();
         let hyper = module.types.iter().find(|(_, ty)| ty.name.as_deref() == Some("Hyper")).unwrap();
@@ -90,22 +139,22 @@ struct Conventions;
 impl Visitor for Conventions {
     fn rule<R: Rule>(&mut self) {
         assert!(R::SLOTS.len() <= MAX_SLOTS);
-        for lanes in LANES {
-            let module = parse::<R>(lanes);
-            check_bindings(&module);
-            check_overrides::<R>(&module);
+        for (work, lanes) in WORKS.into_iter().flat_map(|work| LANES.map(|lanes| (work, lanes))) {
+            let module = parse::<R>(work, lanes);
+            check_bindings(work, &module);
+            check_overrides::<R>(work, &module);
             let mut validator = Validator::new(ValidationFlags::all(), Capabilities::default());
-            validator.validate(&module).unwrap_or_else(|error| panic!("{} {lanes:?}: {error:?}", R::NAME));
+            validator.validate(&module).unwrap_or_else(|error| panic!("{} {work:?} {lanes:?}: {error:?}", R::NAME));
             let entries: Vec<&str> = module.entry_points.iter().map(|entry| entry.name.as_str()).collect();
-            assert_eq!(entries, ["step"]);
+            assert_eq!(entries, [work.entry()]);
         }
     }
 }
 
-fn check_bindings(module: &naga::Module) {
+fn check_bindings(work: Work, module: &naga::Module) {
     let mut found = BTreeSet::new();
     for (_, variable) in module.global_variables.iter() {
-        let binding = variable.binding.as_ref().unwrap();
+        let Some(binding) = variable.binding.as_ref() else { continue };
         let kind = match variable.space {
             naga::AddressSpace::Storage { access } if access.contains(naga::StorageAccess::STORE) => "written",
             naga::AddressSpace::Storage { .. } => "read",
@@ -114,29 +163,53 @@ fn check_bindings(module: &naga::Module) {
         };
         found.insert((binding.group, binding.binding, variable.name.clone().unwrap(), kind));
     }
-    let expected = [
+    let tensors = [
         (0, 0, "params", "written"),
         (0, 1, "grads", "written"),
         (0, 2, "state", "written"),
         (0, 3, "places", "read"),
         (0, 4, "run", "uniform"),
-        (1, 0, "scalars", "uniform"),
     ];
-    let expected = expected.map(|(group, binding, name, kind)| (group, binding, name.to_string(), kind));
-    assert_eq!(found, BTreeSet::from(expected));
+    let (walks, own): (bool, &[(u32, u32, &str, &str)]) = match work {
+        Work::Step | Work::Gated => (true, &[(1, 0, "scalars", "uniform")]),
+        Work::Accumulate => (true, &[(1, 0, "share", "uniform")]),
+        Work::Measure => (true, &[(1, 0, "partials", "written"), (1, 1, "job", "uniform")]),
+        Work::Gather => (false, &[(0, 0, "partials", "read"), (0, 1, "scopes", "read"), (0, 2, "sums", "written")]),
+        Work::Control => (
+            false,
+            &[
+                (0, 0, "orders", "read"),
+                (0, 1, "sums", "read"),
+                (0, 2, "scaler", "written"),
+                (0, 3, "steps", "written"),
+                (0, 4, "roll", "read"),
+                (0, 5, "rows", "written"),
+                (0, 6, "report", "written"),
+            ],
+        ),
+    };
+    let expected = tensors.iter().filter(|_| walks).chain(own);
+    let expected = expected.map(|&(group, binding, name, kind)| (group, binding, name.to_string(), kind));
+    assert_eq!(found, expected.collect(), "{work:?}");
 }
 
 /// The overrides that the host sets for any settings are those that the shader has.
-fn check_overrides<R: Rule>(module: &naga::Module) {
+fn check_overrides<R: Rule>(work: Work, module: &naga::Module) {
     let has = |(_, constant): (_, &naga::Override)| constant.name.clone().unwrap();
     let shader: BTreeSet<String> = module.overrides.iter().map(has).collect();
     let mut host = BTreeSet::new();
     for (case, settings) in R::cases() {
-        let set: BTreeSet<String> = kernel::overrides(&settings, true).into_iter().map(|(name, _)| name).collect();
-        assert!(set.is_subset(&shader), "{} {case} sets {set:?}, the shader has {shader:?}", R::NAME);
-        host.extend(set);
+        for chain in chains() {
+            let set = kernel::overrides(work, &settings, &chain, true);
+            let set: BTreeSet<String> = set.into_iter().map(|(name, _)| name).collect();
+            assert!(set.is_subset(&shader), "{} {work:?} {case} sets {set:?}, the shader has {shader:?}", R::NAME);
+            host.extend(set);
+        }
     }
-    assert_eq!(host, shader, "{}: overrides that no case sets", R::NAME);
+    assert_eq!(host, shader, "{} {work:?}: overrides that no case sets", R::NAME);
+    if !matches!(work, Work::Step | Work::Gated) {
+        return;
+    }
     let planes = R::SLOTS.iter().map(|slot| format!("PLANE_{}", slot.to_uppercase()));
     assert!(planes.into_iter().all(|plane| shader.contains(&plane)), "{}: {shader:?}", R::NAME);
 }

@@ -76,7 +76,7 @@ impl Rule for SignMomentum {
     fn switches(&self) -> Vec<(&'static str, bool)> {
         Vec::new()
     }
-    fn fold(&self, _step: u64) -> Hyper<f64> {
+    fn scalars(&self) -> Hyper<f64> {
         Hyper { lr: self.lr, momentum: self.momentum }
     }
     fn update<T: Real>(&self, h: &Hyper<T>, p0: T, g0: T, [b0, x, y]: Slots<T>) -> (T, Slots<T>) {

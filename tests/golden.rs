@@ -1,281 +1,212 @@
-//! Every trajectory of the real frameworks, stepped three times: by the oracle, by the twin, by the shader.
+//! Every trajectory of the real frameworks, stepped four times: by the oracle, by the twin, by the fast CPU, by the shader.
 
 mod support;
 
-use support::golden::{Case, FromCanonical, Tensor, files, load};
-use support::paths::{Cpu, OnGpu, Path, Start};
-use wgpu_optim::rule::{Rule, Value};
-use wgpu_optim::{Adam, RmsProp};
+use support::golden::compare::Rounding;
+use support::golden::follow::{Held, at_the_start, follow};
+use support::golden::settings::FromCanonical;
+use support::golden::{Case, case, cases};
+use support::paths::{Cpu, OnGpu, Path};
+use support::{Gpu, gpu};
+use wgpu_optim::chain::control::Measure;
+use wgpu_optim::{Adam, Ema, Norm, RmsProp, Scaler};
 
-/// How far from the reference a path may be.
-#[derive(Clone, Copy)]
-enum Rounding {
-    /// `f64` against `f64`: the order of operations only.
+/// `f64` against `f64`: roundings only.
+const LIMIT: f64 = 1e-12;
+
+/// Who steps.
+enum On {
     Oracle,
-    /// `f32` against `f64`. The rule was set above the error of an honest implementation and below a change of
-    /// any setting by a thousandth: see `tests/golden/README.md`.
-    Single,
+    Twin,
+    Fast,
+    Shader(Gpu),
 }
-
-/// The share of the distance that a parameter has gone that `f32` may be off by.
-const SHARE: f64 = 2e-6;
-/// The same, where the reference is itself `f32`.
-const SHARE_OF_SINGLE: f64 = 1e-5;
 
 #[test]
 fn the_oracle_is_the_framework() {
-    each_case(|case| match case.algo.as_str() {
-        "adam" => follow(&case, Cpu::<Adam, f64>::new, Rounding::Oracle),
-        _ => follow(&case, Cpu::<RmsProp, f64>::new, Rounding::Oracle),
-    });
+    each_case(&On::Oracle);
 }
 
 #[test]
 fn the_twin_is_the_framework() {
-    each_case(|case| match case.algo.as_str() {
-        "adam" => follow(&case, Cpu::<Adam, f32>::new, Rounding::Single),
-        _ => follow(&case, Cpu::<RmsProp, f32>::new, Rounding::Single),
-    });
+    each_case(&On::Twin);
+}
+
+#[test]
+fn the_fast_step_is_the_framework() {
+    each_case(&On::Fast);
 }
 
 #[test]
 fn the_shader_is_the_framework() {
-    let Some(gpu) = support::gpu() else { return };
-    each_case(|case| match case.algo.as_str() {
-        "adam" => follow(&case, |g, t| OnGpu::<Adam>::new(&gpu, g, t), Rounding::Single),
-        _ => follow(&case, |g, t| OnGpu::<RmsProp>::new(&gpu, g, t), Rounding::Single),
-    });
+    let Some(gpu) = gpu() else { return };
+    each_case(&On::Shader(gpu));
+}
+
+#[test]
+fn a_norm_is_the_frameworks() {
+    let mut case = case("torch_adam_clip_grad_norm1");
+    assert!(worst(&norms(&case), case.total_norm.as_ref().unwrap()) <= LIMIT);
+    case.tensors[0].grads[1].as_mut().unwrap()[0] *= 1.001;
+    assert!(worst(&norms(&case), case.total_norm.as_ref().unwrap()) > LIMIT);
+}
+
+#[test]
+fn a_schedule_is_the_schedulers() {
+    let driven: Vec<Case> = cases().into_iter().filter(|case| case.scheduler.is_some()).collect();
+    assert!(driven.len() >= 3);
+    for case in driven {
+        let (lr, momentum): (Vec<f64>, Vec<f64>) = case.answered().unwrap().into_iter().unzip();
+        let recorded = case.schedule.as_ref().unwrap().iter().copied();
+        let (recorded_lr, recorded_momentum): (Vec<f64>, Vec<f64>) = recorded.unzip();
+        assert!(worst(&lr, &recorded_lr) <= LIMIT, "{}: lr {lr:?}, not {recorded_lr:?}", case.name);
+        assert!(worst(&momentum, &recorded_momentum) <= LIMIT, "{}: {momentum:?}", case.name);
+        let off: Vec<f64> = lr.iter().map(|lr| lr * (1.0 + 1e-10)).collect();
+        assert!(worst(&off, &recorded_lr) > LIMIT);
+    }
 }
 
 #[test]
 fn a_setting_off_by_a_thousandth_is_noticed() {
     for (setting, name) in [("beta1", "torch_adam_default"), ("alpha", "torch_rmsprop_alpha0.9")] {
-        let path = files().into_iter().find(|path| path.file_stem().is_some_and(|stem| stem == name)).unwrap();
-        let mut case = load(&path);
-        let value = case.canonical[setting].as_f64().unwrap() * 0.999;
-        case.canonical[setting] = value.into();
-        let off = match case.algo.as_str() {
-            "adam" => follow(&case, Cpu::<Adam, f32>::new, Rounding::Single),
-            _ => follow(&case, Cpu::<RmsProp, f32>::new, Rounding::Single),
-        };
-        assert!(off.is_err(), "{name} with {setting} off by a thousandth passed");
+        is_noticed(name, &format!("{setting} off by a thousandth"), |case| {
+            let value = case.canonical[setting].as_f64().unwrap() * 0.999;
+            case.canonical[setting] = value.into();
+        });
     }
+}
+
+#[test]
+fn a_clip_off_by_a_thousandth_is_noticed() {
+    let clipped = [
+        "torch_adam_clip_grad_norm1",
+        "keras_adam_clipnorm1",
+        "keras_adam_global_clipnorm1",
+        "keras_adam_clipvalue0.5",
+    ];
+    for name in clipped {
+        is_noticed(name, "a clip off by a thousandth", |case| case.chain.clip.as_mut().unwrap().max *= 1.001);
+    }
+}
+
+#[test]
+fn an_average_that_is_off_is_noticed() {
+    for name in ["keras_adam_use_ema", "keras_adam_ema_overwrite3"] {
+        is_noticed(name, "a decay off by a thousandth", |case| case.chain.ema.as_mut().unwrap().decay *= 0.999);
+    }
+    is_noticed("keras_adam_ema_overwrite3", "no overwriting", |case| {
+        case.chain.ema = Some(Ema { overwrite_every: 0, ..case.chain.ema.clone().unwrap() });
+    });
+}
+
+#[test]
+fn a_scaler_that_is_off_is_noticed() {
+    let scaler = |off: fn(&mut Scaler)| move |case: &mut Case| off(case.chain.scaler.as_mut().unwrap());
+    for name in ["torch_adam_gradscaler", "torch_adam_fused_gradscaler"] {
+        is_noticed(name, "growth a step late", scaler(|scaler| scaler.growth_interval += 1));
+        is_noticed(name, "growth by another factor", scaler(|scaler| scaler.growth_factor *= 2.0));
+        is_noticed(name, "too much backing off", scaler(|scaler| scaler.backoff_factor *= 0.5));
+        is_noticed(name, "a step that is taken where it should be left out", steps_on_infinity);
+        is_noticed(name, "a step that is left out where it should be taken", |case| {
+            case.tensors[0].grads[0].as_mut().unwrap()[0] = f32::NAN;
+        });
+        is_noticed(name, "something that moves where nothing should", |case| {
+            case.scaling.as_mut().unwrap()[0].found_inf = true;
+        });
+    }
+}
+
+#[test]
+fn a_bit_that_moves_is_noticed() {
+    let case = case("torch_adam_gradscaler");
+    let mut path: Cpu<Adam, f32> = at_the_start(&case);
+    let held = Held::by(&path);
+    assert_eq!(held, Held::by(&path));
+    let tensor = &case.tensors[0];
+    let mut moments = vec![0.0; tensor.start.len()];
+    moments[0] = f32::from_bits(1);
+    path.set_state(&tensor.name, "exp_avg_sq", &moments);
+    assert_ne!(held, Held::by(&path));
+    path.set_state(&tensor.name, "exp_avg_sq", &vec![0.0; tensor.start.len()]);
+    assert_eq!(held, Held::by(&path));
+    path.set_step(&tensor.name, 1);
+    assert_ne!(held, Held::by(&path));
 }
 
 /// Runs every case, and fails with the list of those that failed.
-fn each_case(mut follow: impl FnMut(Case) -> Result<f64, String>) {
+fn each_case(on: &On) {
     let mut failures = Vec::new();
-    let mut count = 0;
-    for file in files() {
-        let case = load(&file);
-        let name = case.name.clone();
-        count += 1;
-        match follow(case) {
-            Ok(worst) => println!("{name}: {worst:.3} of the tolerance"),
-            Err(failure) => failures.push(format!("{name}: {failure}")),
+    let cases = cases();
+    assert!(cases.len() >= 57, "only {} cases were found", cases.len());
+    for case in cases {
+        match run(&case, on) {
+            Ok(worst) => println!("{}: {worst:.3} of the tolerance", case.name),
+            Err(failure) => failures.push(format!("{}: {failure}", case.name)),
         }
     }
-    assert!(count >= 46, "only {count} cases were found");
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
-/// Steps a case and compares at every step; the worst error as a share of the tolerance.
-fn follow<R: FromCanonical, P: Path<R>>(
-    case: &Case,
-    make: impl FnOnce(&[R], &[Start]) -> P,
-    rounding: Rounding,
-) -> Result<f64, String> {
-    let groups: Vec<R> = case.groups.iter().map(|own| settings(case, own)).collect();
-    let tensors: Vec<Start> = case.tensors.iter().map(start).collect();
-    let mut path = make(&groups, &tensors);
-    restore(case, &mut path);
-    let mut worst = 0f64;
-    let mut trails: Vec<Trail> = case.tensors.iter().map(Trail::new).collect();
-    for t in 0..case.steps {
-        if let Some(schedule) = &case.schedule {
-            path.retune(0, scheduled(&groups[0], schedule[t]));
-        }
-        let grads: Vec<Option<&[f32]>> = case.tensors.iter().map(|x| x.grads[t].as_deref()).collect();
-        path.step(&grads);
-        for ((tensor, trail), params) in case.tensors.iter().zip(&mut trails).zip(path.params()) {
-            worst = worst.max(trail.compare(case, tensor, t, &params, rounding)?);
-        }
-    }
-    for (tensor, trail) in case.tensors.iter().zip(&trails) {
-        worst = worst.max(compare_state(case, tensor, trail, &path, rounding)?);
-    }
-    Ok(worst)
-}
-
-fn settings<R: FromCanonical>(case: &Case, own: &[(&'static str, f64)]) -> R {
-    let mut settings = R::from_canonical(&case.canonical);
-    for &(name, value) in own {
-        settings.set(name, Value::Number(value)).unwrap();
-    }
-    settings
-}
-
-fn scheduled<R: FromCanonical>(settings: &R, (lr, cycled): (f64, f64)) -> R {
-    let mut settings = settings.clone();
-    settings.set("lr", Value::Number(lr)).unwrap();
-    settings.set(R::CYCLED, Value::Number(cycled)).unwrap();
-    settings
-}
-
-fn start(tensor: &Tensor) -> Start {
-    Start { name: tensor.name.clone(), group: tensor.group, params: tensor.start.clone() }
-}
-
-fn restore<R: Rule>(case: &Case, path: &mut impl Path<R>) {
-    for tensor in &case.tensors {
-        for (slot, values) in &tensor.before {
-            if slot == "step" {
-                path.set_step(&tensor.name, values[0] as u64);
-            } else {
-                let values: Vec<f32> = values.iter().map(|&x| x as f32).collect();
-                path.set_state(&tensor.name, slot, &values);
-            }
+/// Fails where a path passes although the case was changed.
+fn is_noticed(name: &str, what: &str, change: impl Fn(&mut Case)) {
+    let mut case = case(name);
+    change(&mut case);
+    let cpu = [("oracle", On::Oracle), ("twin", On::Twin), ("fast CPU", On::Fast)];
+    for (path, on) in cpu.into_iter().chain(gpu().map(|gpu| ("shader", On::Shader(gpu)))) {
+        match run(&case, &on) {
+            Ok(worst) => panic!("{name} with {what} passed on the {path} at {worst:.3} of the tolerance"),
+            Err(failure) => println!("{name} with {what} on the {path}: {failure}"),
         }
     }
 }
 
-/// Where the reference of one tensor has been, by element.
-struct Trail {
-    last: Vec<f64>,
-    largest: Vec<f64>,
-    length: Vec<f64>,
-}
-
-impl Trail {
-    fn new(tensor: &Tensor) -> Self {
-        let last: Vec<f64> = tensor.start.iter().map(|&p| p.into()).collect();
-        let largest = last.iter().map(|p| p.abs().max(1e-6)).collect();
-        Self { length: vec![0.0; last.len()], largest, last }
-    }
-
-    fn compare(
-        &mut self,
-        case: &Case,
-        tensor: &Tensor,
-        t: usize,
-        params: &[f64],
-        rounding: Rounding,
-    ) -> Result<f64, String> {
-        let mut worst = 0f64;
-        assert_eq!(params.len(), self.last.len());
-        for (i, (&p, &reference)) in params.iter().zip(&tensor.reference[t]).enumerate() {
-            let fail = |what: &str| Err(format!("step {}, {}[{i}]: {what}", t + 1, tensor.name));
-            if class(p) != class(reference) {
-                return fail(&format!("{p:e} for {reference:e}"));
-            }
-            if !reference.is_finite() {
-                continue;
-            }
-            self.length[i] += (reference - self.last[i]).abs();
-            self.largest[i] = self.largest[i].max(reference.abs());
-            self.last[i] = reference;
-            let tolerance = match rounding {
-                Rounding::Oracle if case.exact => 1e-12 * (self.largest[i] + self.length[i]),
-                _ => {
-                    let share = if case.exact { SHARE } else { SHARE_OF_SINGLE };
-                    let ulps = 2.0 * (t + 1) as f64 * ulp(self.largest[i]);
-                    1e-5 * case.lr + ulps + share * self.length[i]
-                }
-            };
-            // `f64` does not overflow where the framework's `f32` second moment did, which stops an element.
-            if matches!(rounding, Rounding::Oracle) && overflowed(tensor, i) {
-                continue;
-            }
-            let ratio = (p - reference).abs() / tolerance;
-            if ratio > 1.0 {
-                return fail(&format!("{p:e} for {reference:e}, {ratio:.2} of the tolerance"));
-            }
-            worst = worst.max(ratio);
-        }
-        Ok(worst)
+fn run(case: &Case, on: &On) -> Result<f64, String> {
+    match case.algo.as_str() {
+        "adam" => run_rule::<Adam>(case, on),
+        _ => run_rule::<RmsProp>(case, on),
     }
 }
 
-fn overflowed(tensor: &Tensor, i: usize) -> bool {
-    tensor.after.iter().any(|(slot, values)| slot == "exp_avg_sq" && values[i] == f64::INFINITY)
-}
-
-fn class(x: f64) -> std::num::FpCategory {
-    match x.classify() {
-        std::num::FpCategory::Nan => std::num::FpCategory::Nan,
-        std::num::FpCategory::Infinite => std::num::FpCategory::Infinite,
-        _ => std::num::FpCategory::Normal,
-    }
-}
-
-fn ulp(x: f64) -> f64 {
-    let x = x as f32;
-    f64::from(f32::from_bits(x.to_bits() + 1)) - f64::from(x)
-}
-
-/// The state after the last step.
-fn compare_state<R: Rule>(
-    case: &Case,
-    tensor: &Tensor,
-    trail: &Trail,
-    path: &impl Path<R>,
-    rounding: Rounding,
-) -> Result<f64, String> {
-    if !case.exact {
-        return Ok(0.0);
-    }
-    assert!(!tensor.after.is_empty());
-    let mut worst = 0f64;
-    for (slot, reference) in &tensor.after {
-        if slot == "step" {
-            let step = path.step_of(&tensor.name) as f64;
-            if step != reference[0] {
-                return Err(format!("{} has taken {step} steps, not {}", tensor.name, reference[0]));
-            }
-            continue;
-        }
-        let state = path.state(&tensor.name, slot);
-        assert_eq!(state.len(), reference.len());
-        for (i, (&s, &r)) in state.iter().zip(reference).enumerate() {
-            let tolerance = match rounding {
-                Rounding::Oracle => 1e-12 * state_scale(case, tensor, trail, slot, reference, i) + 1e-300,
-                Rounding::Single => state_tolerance(case, tensor, trail, slot, reference, i),
-            };
-            let ratio = (s - r).abs() / tolerance;
-            if ratio.is_nan() || ratio > 1.0 {
-                return Err(format!("{slot} of {}[{i}]: {s:e} for {r:e}, {ratio:.2}", tensor.name));
-            }
-            worst = worst.max(ratio);
+fn run_rule<R: FromCanonical>(case: &Case, on: &On) -> Result<f64, String> {
+    match on {
+        On::Oracle => follow(case, Cpu::<R, f64>::chained, Rounding::Oracle),
+        On::Twin => follow(case, Cpu::<R, f32>::chained, Rounding::Single),
+        On::Fast => follow(case, Cpu::<R, f32>::parallel, Rounding::Single),
+        On::Shader(gpu) => {
+            follow(case, |groups, chain, t| OnGpu::<R>::chained(gpu, groups, chain, t), Rounding::Single)
         }
     }
-    Ok(worst)
 }
 
-/// What an error of a slot is measured by: first moments by the largest gradient, which cancels in them; buffers
-/// by the largest of the tensor; second moments by themselves.
-fn state_scale(case: &Case, tensor: &Tensor, trail: &Trail, slot: &str, reference: &[f64], i: usize) -> f64 {
-    let largest = || reference.iter().fold(0f64, |a, r| a.max(r.abs()));
-    match slot {
-        "exp_avg" | "grad_avg" => {
-            let grads = tensor.grads.iter().flatten().map(|g| f64::from(g[i].abs()));
-            let decayed = weight_decay(case, tensor) * trail.largest[i];
-            reference[i].abs().max(grads.fold(0.0, f64::max) + decayed)
+/// What becomes of an overflow whose gradient is zeroed and then stepped with: moments decay and the count goes on.
+/// Nothing is told of the scale, so that the trajectory alone must give it away.
+fn steps_on_infinity(case: &mut Case) {
+    let scaling = case.scaling.take().unwrap();
+    case.chain.scaler = None;
+    for tensor in &mut case.tensors {
+        for (step, grads) in scaling.iter().zip(&mut tensor.grads) {
+            let unscaled = |g: f32| if g.is_finite() { g / step.before as f32 } else { 0.0 };
+            grads.iter_mut().flatten().for_each(|g| *g = unscaled(*g));
         }
-        "momentum_buffer" => largest(),
-        _ => reference[i].abs(),
     }
 }
 
-fn weight_decay(case: &Case, tensor: &Tensor) -> f64 {
-    let own = case.groups[tensor.group].iter().find(|(name, _)| *name == "weight_decay");
-    own.map_or(case.canonical["weight_decay"].as_f64().unwrap_or(0.0), |(_, value)| *value)
+/// The norm of all gradients of a case, by step.
+fn norms(case: &Case) -> Vec<f64> {
+    let of = |t: usize| {
+        let grads = case.tensors.iter().filter_map(|tensor| tensor.grads[t].as_deref());
+        grads.fold(Measure::default(), |all, grads| all.with(Measure::of(grads, Norm::L2), Norm::L2)).norm
+    };
+    (0..case.steps).map(of).collect()
 }
 
-fn state_tolerance(case: &Case, tensor: &Tensor, trail: &Trail, slot: &str, reference: &[f64], i: usize) -> f64 {
-    let scale = state_scale(case, tensor, trail, slot, reference, i);
-    match slot {
-        "exp_avg" | "grad_avg" => 1e-6 * scale + 1e-37,
-        "momentum_buffer" => 2e-6 * scale + 1e-37,
-        _ => (5e-6 + 2e-8 * case.steps as f64) * scale + 1e-37,
-    }
+/// The largest difference, as a share of what was recorded.
+fn worst(answered: &[f64], recorded: &[f64]) -> f64 {
+    assert_eq!(answered.len(), recorded.len());
+    let share = |(a, b): (&f64, &f64)| if a == b { 0.0 } else { (a - b).abs() / b.abs() };
+    answered
+        .iter()
+        .zip(recorded)
+        .map(share)
+        .fold(0.0, |worst, share| if share > worst || share.is_nan() { share } else { worst })
 }

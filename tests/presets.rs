@@ -2,14 +2,13 @@
 
 mod support;
 
-use support::golden::{FromCanonical, files, load};
+use support::golden::{self, settings::FromCanonical};
 use wgpu_optim::rule::{Rule, Value, Visitor, visit};
 use wgpu_optim::{Adam, AdamW, Decay, Error, RmsProp, RmsPropEpsilon, cpu};
 
 /// A preset folds to the scalars of the case that was recorded at its framework's defaults.
 fn is_default_of<R: FromCanonical>(case: &str, mut preset: R) {
-    let path = files().into_iter().find(|path| path.file_stem().is_some_and(|stem| stem == case));
-    let recorded = R::from_canonical(&load(&path.unwrap()).canonical);
+    let recorded = R::from_canonical(&golden::case(case).canonical);
     if preset.check().is_err() {
         // optax has no default for it; the case was recorded with this one.
         preset.set("lr", Value::Number(1e-3)).unwrap();

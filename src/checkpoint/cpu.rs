@@ -5,7 +5,7 @@ use std::path::Path;
 use super::{
     Checkpoint, Error, From, Load, Outline, Plane, Report, Request, Save, Source, Writer, fit, native, to_pytorch,
 };
-use crate::cpu::Optimizer;
+use crate::cpu::{Optimizer, array_of};
 use crate::rule::Rule;
 
 /// Parameters to be filled, a slice for each tensor.
@@ -83,7 +83,10 @@ impl<R: Rule> Optimizer<R, f32> {
         let fitted = fit(checkpoint, &self.roster, &request)?;
         for step in &fitted.moves {
             let to = match step.plane {
-                Plane::Slot(slot) => self.state.get_mut(step.tensor, slot),
+                Plane::Slot(plane) => {
+                    let array = self.array(step.tensor, plane);
+                    self.state.get_mut(step.tensor, array)
+                }
                 Plane::Params => &mut *params[step.tensor],
             };
             match step.from {
@@ -98,12 +101,17 @@ impl<R: Rule> Optimizer<R, f32> {
         let mut writer = Writer::create(path, outline)?;
         for part in &outline.parts {
             writer.tensor(match &part.source {
-                Source::Slot(tensor, slot) => self.state.get(*tensor, *slot),
+                Source::Slot(tensor, plane) => self.state.get(*tensor, self.array(*tensor, *plane)),
                 Source::Params(tensor) => params[*tensor],
                 Source::Values(values) => values,
             })?;
         }
         writer.finish()
+    }
+
+    /// Where a slot lies that is kept.
+    fn array(&self, tensor: usize, plane: usize) -> usize {
+        array_of::<R>(self.roster.slots(tensor)[plane])
     }
 
     /// Refuses parameters that are not as many or as long as the tensors.

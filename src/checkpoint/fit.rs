@@ -9,7 +9,7 @@ use super::fitted::{Fitted, From, Move, Plane, Request};
 use super::saved::Saved;
 use super::{Checkpoint, Disagreement, Error, Format, Report};
 use crate::roster::{Member, Roster, nearest};
-use crate::rule::{Rule, kept_slots};
+use crate::rule::Rule;
 
 /// Holds a file against an optimizer, and then against its own checksums.
 ///
@@ -128,16 +128,15 @@ impl<R: Rule> Fit<'_, R> {
 
     /// Slots of another rule are no state of this one, whatever their names.
     fn slots(&mut self, tensor: usize, member: &Member, saved: &Saved) {
-        let settings = self.roster.settings_of(tensor);
-        let kept = kept_slots(settings);
+        let kept = self.roster.slots(tensor);
         let of = |slot: &str| saved.slots.get(slot).copied().filter(|_| self.same_rule);
         let mut strange: BTreeSet<&String> = saved.slots.keys().collect();
         let mut complete = true;
-        for &slot in &kept {
-            let (key, name) = (format!("state.{}.{}", member.name, R::SLOTS[slot]), R::SLOTS[slot]);
+        for (plane, &name) in kept.iter().enumerate() {
+            let key = format!("state.{}.{name}", member.name);
             let from = match of(name) {
                 Some(entry) => From::Entry(entry),
-                None if saved.fresh && self.same_rule => From::Initial(settings.initial(slot) as f32),
+                None if saved.fresh && self.same_rule => From::Initial(self.roster.initial(tensor, name) as f32),
                 None => {
                     complete = false;
                     self.fitted.report.left.push(key);
@@ -146,11 +145,11 @@ impl<R: Rule> Fit<'_, R> {
             };
             strange.retain(|strange| *strange != name);
             self.fitted.report.loaded.push(key);
-            self.fitted.moves.push(Move { tensor, plane: Plane::Slot(slot), from });
+            self.fitted.moves.push(Move { tensor, plane: Plane::Slot(plane), from });
         }
         let strict = self.same_rule && !self.request.partial;
         if strict && !(complete && strange.is_empty()) {
-            let optimizer = kept.iter().map(|&slot| R::SLOTS[slot]).collect();
+            let optimizer = kept;
             let (name, file) = (member.name.clone(), saved.slots.keys().cloned().collect());
             self.disagreements.push(Disagreement::Slots { name, file, optimizer });
         }
@@ -177,8 +176,8 @@ impl<R: Rule> Fit<'_, R> {
             self.disagreements.push(Disagreement::MissingTensor { name, len: member.len });
             return;
         }
-        let kept = kept_slots(self.roster.settings_of(tensor)).into_iter();
-        self.fitted.report.left.extend(kept.map(|slot| format!("state.{name}.{}", R::SLOTS[slot])));
+        let kept = self.roster.slots(tensor).into_iter();
+        self.fitted.report.left.extend(kept.map(|slot| format!("state.{name}.{slot}")));
         self.fitted.report.left.extend(self.request.params.then(|| format!("params.{name}")));
     }
 

@@ -29,7 +29,7 @@ pub(crate) struct Move {
     pub from: From,
 }
 
-/// Which array of a tensor.
+/// Which array of a tensor: a slot by its number among those that are kept.
 #[derive(Clone, Copy)]
 pub(crate) enum Plane {
     Slot(usize),

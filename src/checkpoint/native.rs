@@ -10,7 +10,7 @@ use super::settings;
 use super::write::{Outline, Part, Source};
 use super::{Extras, checksum};
 use crate::roster::Roster;
-use crate::rule::{Rule, kept_slots};
+use crate::rule::Rule;
 use crate::safetensors::{Archive, Unique};
 
 /// What `format` is.
@@ -122,12 +122,11 @@ pub(crate) fn outline<R: Rule>(
     let mut parts = Vec::new();
     for (tensor, member) in roster.members().iter().enumerate() {
         let part = |key, source| Part { key, shape: shape(tensor).unwrap_or_else(|| vec![member.len]), source };
-        for slot in kept_slots(roster.settings_of(tensor)) {
-            let name = R::SLOTS[slot];
+        for (plane, name) in roster.slots(tensor).into_iter().enumerate() {
             if name.contains('.') {
                 return Err(format!("the slot {name:?}: a point ends the name of a tensor"));
             }
-            parts.push(part(format!("state.{}.{name}", member.name), Source::Slot(tensor, slot)));
+            parts.push(part(format!("state.{}.{name}", member.name), Source::Slot(tensor, plane)));
         }
         if params {
             parts.push(part(format!("params.{}", member.name), Source::Params(tensor)));

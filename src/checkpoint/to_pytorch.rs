@@ -51,8 +51,9 @@ fn add_state<R: Rule>(
     let shape = shape.unwrap_or_else(|| vec![member.len]);
     let source = Source::Values(vec![step as f32]);
     parts.push(Part { key: format!("state.{id}.{STEP}"), shape: Vec::new(), source });
-    for slot in kept_slots(roster.settings_of(tensor)) {
-        let (key, source) = (format!("state.{id}.{}", R::SLOTS[slot]), Source::Slot(tensor, slot));
+    // The rule's come first; PyTorch knows none of the chain's.
+    for (plane, slot) in kept_slots(roster.settings_of(tensor)).into_iter().enumerate() {
+        let (key, source) = (format!("state.{id}.{}", R::SLOTS[slot]), Source::Slot(tensor, plane));
         parts.push(Part { key, shape: shape.clone(), source });
     }
     Ok(())

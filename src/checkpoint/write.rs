@@ -25,7 +25,7 @@ pub(crate) struct Part {
 
 /// Where a tensor's data come from.
 pub(crate) enum Source {
-    /// A slot of a tensor, by the number of both.
+    /// A slot of a tensor, by the number of both: the slot's among those that are kept.
     Slot(usize, usize),
     /// A tensor's parameters.
     Params(usize),

@@ -2,8 +2,9 @@
 
 use super::Optimizer;
 use crate::Error;
+use crate::chain::control;
 use crate::readback;
-use crate::rule::{Rule, kept_slots};
+use crate::rule::Rule;
 use crate::tensor::BufferRange;
 
 impl<R: Rule> Optimizer<R> {
@@ -12,8 +13,7 @@ impl<R: Rule> Optimizer<R> {
     /// # Errors
     /// [`Error::UnknownName`].
     pub fn slots(&self, name: &str) -> Result<Vec<&'static str>, Error> {
-        let settings = self.roster.settings_of(self.roster.find(name)?);
-        Ok(kept_slots(settings).into_iter().map(|slot| R::SLOTS[slot]).collect())
+        Ok(self.roster.slots(self.roster.find(name)?))
     }
 
     /// Where a slot of a tensor lies on the device, in order: one range, or more for a tensor that was split.
@@ -23,14 +23,12 @@ impl<R: Rule> Optimizer<R> {
     /// [`Error::UnknownName`], [`Error::UnknownSlot`].
     pub fn state_ranges(&self, name: &str, slot: &str) -> Result<Vec<BufferRange>, Error> {
         let tensor = self.roster.find(name)?;
-        Ok(self.slot_ranges(tensor, self.roster.slot(tensor, slot)?))
+        Ok(self.plane_ranges(tensor, self.roster.plane(tensor, slot)?))
     }
 
-    /// [`state_ranges`](Self::state_ranges) of a slot that is kept, by the number of both.
-    pub(super) fn slot_ranges(&self, tensor: usize, slot: usize) -> Vec<BufferRange> {
-        let kept = kept_slots(self.roster.settings_of(tensor));
-        let plane = kept.iter().take_while(|&&k| k != slot).count() as u64;
-        self.state.ranges(tensor, plane)
+    /// [`state_ranges`](Self::state_ranges) of a slot that is kept, by its plane.
+    pub(super) fn plane_ranges(&self, tensor: usize, plane: usize) -> Vec<BufferRange> {
+        self.state.ranges(tensor, plane as u64)
     }
 
     /// Reads a slot of a tensor back, as the steps that are submitted left it; those only recorded are not in it.
@@ -77,6 +75,64 @@ impl<R: Rule> Optimizer<R> {
             rest = after;
         }
         Ok(())
+    }
+
+    /// How many steps each tensor has taken, in the order in which they were added, as those that are submitted left them.
+    /// Without a scaler this is [`step_of`](Self::step_of); with one, steps that were left out are not in it.
+    ///
+    /// # Errors
+    /// As [`readback::download`].
+    pub async fn read_steps(&self, device: &wgpu::Device, queue: &wgpu::Queue) -> Result<Vec<u64>, Error> {
+        let scaled = self.chain().scaler.is_some();
+        let Some(decided) = self.decided.as_ref().filter(|_| scaled) else {
+            return Ok((0..self.tensors.len()).map(|tensor| self.roster.step_of(tensor)).collect());
+        };
+        let words = readback::download(device, queue, &decided.memory.counted()).await?;
+        let words: Vec<u32> = bytemuck::pod_collect_to_vec(&words);
+        let mut steps: Vec<u64> = words.into_iter().map(u64::from).take(self.tensors.len()).collect();
+        steps.resize(self.tensors.len(), 0);
+        decided.sets.iter().for_each(|&(tensor, step)| steps[tensor as usize] = step.into());
+        Ok(steps)
+    }
+
+    /// The scaler's memory and how many steps were skipped, as those that are submitted left it.
+    ///
+    /// # Errors
+    /// As [`readback::download`].
+    pub async fn read_control(&self, device: &wgpu::Device, queue: &wgpu::Queue) -> Result<control::Control, Error> {
+        let Some(decided) = &self.decided else { return Ok(control::Control::new(self.chain())) };
+        let bytes = readback::download(device, queue, &BufferRange::from(&decided.memory.scaler)).await?;
+        let words: Vec<u32> = bytemuck::pod_collect_to_vec(&bytes);
+        let word = |i: usize| words.get(i).copied().unwrap_or_default();
+        let (scale, growth_tracker, skipped) = (f32::from_bits(word(0)), word(1), word(2).into());
+        Ok(control::Control { scale, growth_tracker, skipped })
+    }
+
+    /// Puts the scaler's memory back, ahead of all that is submitted after this call.
+    pub fn write_control(&self, queue: &wgpu::Queue, control: &control::Control) {
+        if let Some(decided) = &self.decided {
+            let skipped = control.skipped.try_into().unwrap_or(u32::MAX);
+            let words = [control.scale.to_bits(), control.growth_tracker, skipped];
+            queue.write_buffer(&decided.memory.scaler, 0, bytemuck::cast_slice(&words));
+        }
+    }
+
+    /// [`read_steps`](Self::read_steps) for native targets.
+    ///
+    /// # Errors
+    /// As [`read_steps`](Self::read_steps).
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn read_steps_blocking(&self, device: &wgpu::Device, queue: &wgpu::Queue) -> Result<Vec<u64>, Error> {
+        pollster::block_on(self.read_steps(device, queue))
+    }
+
+    /// [`read_control`](Self::read_control) for native targets.
+    ///
+    /// # Errors
+    /// As [`read_control`](Self::read_control).
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn read_control_blocking(&self, device: &wgpu::Device, queue: &wgpu::Queue) -> Result<control::Control, Error> {
+        pollster::block_on(self.read_control(device, queue))
     }
 
     /// [`read_state`](Self::read_state) for native targets.

@@ -176,7 +176,7 @@ impl<R: Rule> Optimizer<R> {
         (tensor, plane, from): (usize, Plane, &From),
     ) -> Result<(), Error> {
         let ranges = match plane {
-            Plane::Slot(slot) => self.slot_ranges(tensor, slot),
+            Plane::Slot(plane) => self.plane_ranges(tensor, plane),
             Plane::Params => vec![self.tensors[tensor].params.clone()],
         };
         let mut start = 0;
@@ -202,7 +202,7 @@ impl<R: Rule> Optimizer<R> {
         let mut writer = Writer::create(path, outline)?;
         for part in &outline.parts {
             let ranges: Vec<BufferRange> = match &part.source {
-                Source::Slot(tensor, slot) => self.slot_ranges(*tensor, *slot),
+                Source::Slot(tensor, plane) => self.plane_ranges(*tensor, *plane),
                 Source::Params(tensor) => vec![self.tensors[*tensor].params.clone()],
                 Source::Values(values) => {
                     writer.take(bytemuck::cast_slice(values));

@@ -1,6 +1,6 @@
 //! Adam and AdamW: the exponential averages of the gradient and of its square, bias-corrected.
 
-use super::{Decay, Range, Rule, Slots, Value, bias, scalars, settings, words};
+use super::{Correction, Decay, Range, Rule, Slots, Value, scalars, settings, words};
 use crate::Error;
 use crate::rule::settings::{gradient_line, number, plus};
 use crate::wgsl::{Real, select, sqrt};
@@ -176,6 +176,7 @@ impl Rule for Adam {
         ("adamw", "article", AdamW::ARTICLE),
     ];
 
+    const CYCLED: Option<&'static str> = Some("beta1");
     type Hyper<T: Real> = AdamHyper<T>;
 
     settings! {
@@ -220,34 +221,51 @@ impl Rule for Adam {
         ]
     }
 
-    fn fold(&self, step: u64) -> AdamHyper<f64> {
-        let bias1 = bias(self.beta1, step);
-        let bias2 = bias(self.beta2, step);
-        // Both epsilons as they stand beside the corrected second moment ...
+    fn scalars(&self) -> AdamHyper<f64> {
         let (root, eps) = match self.epsilon {
-            AdamEpsilon::Outside => (self.eps_root, self.eps),
+            AdamEpsilon::Outside | AdamEpsilon::Hat => (self.eps_root, self.eps),
             AdamEpsilon::Inside => (self.eps_root + self.eps, 0.0),
-            AdamEpsilon::Hat => (self.eps_root / bias2, self.eps / bias2.sqrt()),
         };
-        // ... and beside the one that the slot holds: `v * bias2` overflows later than `v / bias2`.
-        let corrected = self.amsgrad && self.amsgrad_over == AmsgradOver::Corrected;
-        let (max_scale, root, root_scale) =
-            if corrected { (1.0 / bias2, root, 1.0) } else { (1.0, root * bias2, 1.0 / bias2.sqrt()) };
         AdamHyper {
             l2: self.weight_decay_as(Decay::L2),
             beta1: self.beta1,
             one_minus_beta1: 1.0 - self.beta1,
             beta2: self.beta2,
             one_minus_beta2: 1.0 - self.beta2,
-            max_scale,
-            nesterov_m: self.beta1 * bias1 / bias(self.beta1, step.saturating_add(1)),
+            max_scale: 1.0,
+            nesterov_m: self.beta1,
             nesterov_g: 1.0 - self.beta1,
             root,
-            root_scale,
+            root_scale: 1.0,
             eps,
             decay: self.lr * (self.weight_decay - self.weight_decay_as(Decay::L2)),
-            step_size: self.lr / bias1,
+            step_size: self.lr,
         }
+    }
+
+    fn betas(&self) -> [f64; 2] {
+        [self.beta1, self.beta2]
+    }
+
+    /// Both epsilons as they stand beside the second moment that the slot holds: `v * bias` overflows later than
+    /// `v / bias`.
+    fn corrections(&self) -> Vec<(&'static str, Correction)> {
+        let hat = self.epsilon == AdamEpsilon::Hat;
+        let corrected = self.amsgrad && self.amsgrad_over == AmsgradOver::Corrected;
+        let or_none = |how, on| if on { how } else { Correction::None };
+        let root = match (corrected, hat) {
+            (true, true) => Correction::OverSecond,
+            (false, false) => Correction::TimesSecond,
+            _ => Correction::None,
+        };
+        vec![
+            ("max_scale", or_none(Correction::OverSecond, corrected)),
+            ("nesterov_m", Correction::Ahead),
+            ("root", root),
+            ("root_scale", or_none(Correction::OverRootSecond, !corrected)),
+            ("eps", or_none(Correction::OverRootSecond, hat)),
+            ("step_size", Correction::OverFirst),
+        ]
     }
 
     #[allow(non_snake_case, reason = "the shader's names for its switches")]

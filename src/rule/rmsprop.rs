@@ -148,6 +148,7 @@ impl Rule for RmsProp {
         ("rmsprop", "article", RmsProp::ARTICLE),
     ];
 
+    const CYCLED: Option<&'static str> = Some("momentum");
     type Hyper<T: Real> = RmsPropHyper<T>;
 
     settings! {
@@ -214,7 +215,7 @@ impl Rule for RmsProp {
         ]
     }
 
-    fn fold(&self, _step: u64) -> RmsPropHyper<f64> {
+    fn scalars(&self) -> RmsPropHyper<f64> {
         let lr_first = self.lr_in_momentum && self.has_momentum();
         let l2 = if self.decay == Decay::L2 { self.weight_decay } else { 0.0 };
         RmsPropHyper {

@@ -15,6 +15,16 @@ pub enum Value {
     Word(String),
 }
 
+impl Value {
+    /// The number, where it is one.
+    pub fn number(&self) -> Option<f64> {
+        match self {
+            Value::Number(x) => Some(*x),
+            _ => None,
+        }
+    }
+}
+
 impl fmt::Display for Value {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -168,6 +178,20 @@ impl Range {
     pub fn epsilon(&self, setting: &'static str, x: f64) -> Result<(), Error> {
         self.not_negative(setting, x)?;
         self.require(x == 0.0 || x as f32 != 0.0, setting, x, || "0, or a number that is not 0 in f32".into())
+    }
+
+    /// `0 < x`, and not 0 or infinite in `f32`.
+    pub fn positive(&self, setting: &'static str, x: f64) -> Result<(), Error> {
+        self.require(x > 0.0 && x as f32 > 0.0 && (x as f32).is_finite(), setting, x, || {
+            format!("{setting} > 0 that f32 can hold")
+        })
+    }
+
+    /// `least <= x <= most`.
+    pub fn between(&self, setting: &'static str, x: f64, least: f64, most: f64) -> Result<(), Error> {
+        self.require((least..=most).contains(&x), setting, x, || {
+            format!("{} <= {setting} <= {}", number(least), number(most))
+        })
     }
 
     /// `0 <= x < 1`.

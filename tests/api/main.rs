@@ -4,6 +4,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod around;
 mod layouts;
 mod loss;
 mod memory;

@@ -1,7 +1,7 @@
 //! Rules from outside the crate: nothing is asked of them but what `Rule` says.
 
 use wgpu_optim::checkpoint::{Checkpoint, Error, Extras, Load};
-use wgpu_optim::rule::{Slots, Value};
+use wgpu_optim::rule::{Correction, Slots, Value};
 use wgpu_optim::wgsl::Real;
 use wgpu_optim::{Adam, Error as Refusal, Rule};
 
@@ -36,8 +36,14 @@ impl<const POINT: bool> Rule for Bare<POINT> {
     fn switches(&self) -> Vec<(&'static str, bool)> {
         self.0.switches()
     }
-    fn fold(&self, step: u64) -> Self::Hyper<f64> {
-        self.0.fold(step)
+    fn scalars(&self) -> Self::Hyper<f64> {
+        self.0.scalars()
+    }
+    fn corrections(&self) -> Vec<(&'static str, Correction)> {
+        self.0.corrections()
+    }
+    fn betas(&self) -> [f64; 2] {
+        self.0.betas()
     }
     fn update<T: Real>(&self, h: &Self::Hyper<T>, p0: T, g0: T, state: Slots<T>) -> (T, Slots<T>) {
         self.0.update(h, p0, g0, state)

@@ -155,12 +155,33 @@ GROUPS = [
 WARMUP_COSINE = {"kind": "warmup_cosine", "start_factor": 0.1, "warmup": 4, "T_max": 8, "eta_min": 1e-5}
 ONE_CYCLE = {"kind": "onecycle", "max_lr": 0.05, "total_steps": 12}
 STEP_DECAY = {"kind": "step", "step_size": 3, "gamma": 0.5}
+# Gradients of which some are long enough to be clipped.
+LONG_AND_SHORT = {"gscale": [1.0, 0.001, 0.05, 10.0]}
+SCALER = {"init_scale": 1024.0, "growth_factor": 2.0, "backoff_factor": 0.5, "growth_interval": 3}
+# `bad` puts a value that is not finite into the gradient of a step, the first being 0.
+SCALED = {"scaler": SCALER | {"bad": {"2": "inf", "6": "nan", "7": "-inf"}}}
+
+
+def keras_adam_clipped(name, **clip):
+    """Keras clips by a setting of the optimizer."""
+    settings = {"learning_rate": 1e-2} | clip
+    return Case(f"keras_{name}", "keras-tf", "Adam", settings, profile="mild", features=LONG_AND_SHORT)
+
+
+def keras_adam_averaged(name, **settings):
+    return Case(f"keras_{name}", "keras-tf", "Adam", {"learning_rate": 1e-2, "use_ema": True} | settings)
+
 
 CASES = [
     Case("article_adam", "article", "adam", {"lr": 1e-3, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8}),
     Case("article_rmsprop", "article", "rmsprop", {"lr": 1e-3, "gamma": 0.9, "eps": 1e-8}),
     Case("keras_adam_amsgrad", "keras-tf", "Adam", {"amsgrad": True}),
+    keras_adam_clipped("adam_clipnorm1", clipnorm=1.0),
+    keras_adam_clipped("adam_clipvalue0.5", clipvalue=0.5),
     Case("keras_adam_default", "keras-tf", "Adam"),
+    keras_adam_averaged("adam_ema_overwrite3", ema_momentum=0.9, ema_overwrite_frequency=3),
+    keras_adam_clipped("adam_global_clipnorm1", global_clipnorm=1.0),
+    keras_adam_averaged("adam_use_ema", ema_momentum=0.9),
     Case("keras_adam_wd0.1", "keras-tf", "Adam", {"weight_decay": 0.1}),
     Case("keras_rmsprop_centered", "keras-tf", "RMSprop", {"centered": True}),
     Case("keras_rmsprop_default", "keras-tf", "RMSprop"),
@@ -177,10 +198,13 @@ CASES = [
     Case("tfkeras_legacy_rmsprop_default", "tfk-legacy", "RMSprop"),
     torch_adam("adam_amsgrad", amsgrad=True),
     torch_adam("adam_betas", betas=[0.8, 0.95]),
+    torch_adam("adam_clip_grad_norm1", lr=1e-2, profile="mild", features={"clip_norm": 1.0} | LONG_AND_SHORT),
     torch_adam("adam_default", steps=8, shapes=LARGE),
     torch_adam("adam_edge_nonfinite", lr=1e-2, steps=5, features={"edge": True}),
     torch_adam("adam_eps1e-3", eps=1e-3),
     torch_adam("adam_fused", fused=True),
+    torch_adam("adam_fused_gradscaler", lr=1e-2, fused=True, profile="nodenorm", features=SCALED),
+    torch_adam("adam_gradscaler", lr=1e-2, profile="nodenorm", features=SCALED),
     torch_adam("adam_long1000", lr=1e-3, steps=1000, shapes=TINY, profile="nodenorm"),
     torch_adam("adam_lr1e-2", lr=1e-2),
     torch_adam("adam_maximize", maximize=True),

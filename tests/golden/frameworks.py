@@ -2,7 +2,7 @@
 
 Every runner takes (case, inputs, dtype) with dtype "float32" or "float64" and returns
 (tensors, hyperparameters). The tensors are `param/NAME` after each step, `state/SLOT/NAME` after the
-last one, and `extra/...`.
+last one, `extra/...`, and `scaler/...`, which must not depend on the dtype.
 
 The imports sit inside the functions because TensorFlow alone takes seconds to load.
 """
@@ -40,13 +40,19 @@ def run_torch(case, inputs, dtype, trajectory):
         if inputs.state0:
             optimizer.state[param] = torch_state0(torch, inputs, name, kind)
     schedule = torch_schedule(torch, case, optimizer)
-    used = {"lr": [], "beta1_or_momentum": []}
+    scaler = torch_scaler(torch, case)
+    used, norms, trace = {"lr": [], "beta1_or_momentum": []}, [], []
     for step in range(case.steps):
         for name, param in params.items():
             gradient = torch.tensor(inputs.grad[name][step], dtype=kind)
             param.grad = None if inputs.is_none(name, step) else gradient
         record_settings(optimizer.param_groups[0], used)
-        optimizer.step()
+        if "clip_norm" in case.features:
+            norms.append(torch.nn.utils.clip_grad_norm_(params.values(), case.features["clip_norm"]))
+        if scaler:
+            trace.append(scaled_step(scaler, optimizer))
+        else:
+            optimizer.step()
         if schedule:
             schedule.step()
         for name, param in params.items():
@@ -54,6 +60,10 @@ def run_torch(case, inputs, dtype, trajectory):
     tensors = torch_states(optimizer, params)
     if schedule:
         tensors |= {f"extra/{key}": np.array(values, np.float64) for key, values in used.items()}
+    if norms:
+        tensors["extra/total_norm"] = np.array([norm.item() for norm in norms], np.float64)
+    if scaler:
+        tensors |= scaler_trace(trace)
     return tensors, [plain(group) for group in optimizer.param_groups]
 
 
@@ -96,6 +106,37 @@ def warmup_cosine(schedules, optimizer, start_factor, warmup, T_max, eta_min):
     return schedules.SequentialLR(optimizer, [rise, fall], milestones=[warmup])
 
 
+def torch_scaler(torch, case):
+    """The loss scaler of the case, or None. The stored gradients are scaled already, so there is no loss to scale."""
+    settings = {key: value for key, value in case.features.get("scaler", {}).items() if key != "bad"}
+    if not settings:
+        return None
+    scaler = torch.amp.GradScaler("cpu", **settings)
+    scaler.scale(torch.tensor(1.0))  # makes the scale, which is put off until a loss comes
+    return scaler
+
+
+def scaled_step(scaler, optimizer):
+    """One step of the optimizer, or none, and of the scaler: (scale before, scale after, whether there was none).
+
+    A fused optimizer unscales by itself, so `unscale_` is not called here.
+    """
+    before = scaler.get_scale()
+    scaler.step(optimizer)
+    scaler.update()
+    after = scaler.get_scale()
+    return before, after, after < before
+
+
+def scaler_trace(trace):
+    before, after, found = zip(*trace)
+    return {
+        "scaler/scale_before": np.array(before, np.float64),
+        "scaler/scale_after": np.array(after, np.float64),
+        "scaler/found_inf": np.array(found, np.uint8),
+    }
+
+
 def record_settings(group, used):
     """Notes what the coming step uses; a one-cycle schedule moves beta1 or the momentum too."""
     used["lr"].append(float(group["lr"]))
@@ -128,6 +169,7 @@ KERAS_FLOATS = {
     "Adam": ["learning_rate", "beta_1", "beta_2", "epsilon", "weight_decay"],
     "RMSprop": ["learning_rate", "rho", "momentum", "epsilon", "weight_decay"],
 }
+KERAS_CHAIN_FLOATS = ["clipnorm", "global_clipnorm", "clipvalue", "ema_momentum"]
 
 
 def run_keras(case, inputs, dtype, trajectory):
@@ -138,12 +180,17 @@ def run_keras(case, inputs, dtype, trajectory):
     optimizer = keras_optimizer(keras, case, dtype)
     variables = {n: keras.Variable(a, dtype=dtype, name=n) for n, a in inputs.param0.items()}
     optimizer.build(list(variables.values()))
+    averages = {name: [] for name in variables} if optimizer.use_ema else {}
     for step in range(case.steps):
         gradients = [tf.constant(inputs.grad[name][step], dtype) for name in variables]
         optimizer.apply(gradients, list(variables.values()))
         for name, variable in variables.items():
             trajectory[name].append(np.array(variable))
-    return keras_states(optimizer, variables), keras_report(optimizer)
+        for name, average in zip(averages, getattr(optimizer, "_model_variables_moving_average", [])):
+            averages[name].append(np.array(average))
+    tensors = keras_states(optimizer, variables)
+    tensors |= {f"extra/ema/{name}": np.stack(steps) for name, steps in averages.items()}
+    return tensors, keras_report(optimizer)
 
 
 def keras_optimizer(keras, case, dtype):
@@ -158,7 +205,8 @@ def keras_optimizer(keras, case, dtype):
     config = build(**case.kwargs).get_config() | case.kwargs
     # The default of the learning rate comes back rounded to the float type of its variable.
     config["learning_rate"] = case.canonical["lr"]
-    exact = {k: np.float64(config[k]) for k in KERAS_FLOATS[case.optimizer] if config[k] is not None}
+    floats = KERAS_FLOATS[case.optimizer] + KERAS_CHAIN_FLOATS
+    exact = {k: np.float64(config[k]) for k in floats if config[k] is not None}
     return build(**case.kwargs | exact)
 
 

@@ -47,9 +47,17 @@ def build(case, inputs):
         # The settings are reported from the float32 run, as the frameworks ship.
         reported = reported or hyperparameters
         for key, array in result.items():
-            kind, rest = key.split("/", 1)
-            tensors[f"{kind}_{family}/{rest}"] = np.asarray(array, order="C")
+            add(tensors, family, key, np.asarray(array, order="C"))
     return tensors, metadata(case, tensors, reported)
+
+
+def add(tensors, family, key, array):
+    """Stores an array under its family; what the scaler did is stored once, and must be the same in each."""
+    kind, rest = key.split("/", 1)
+    if kind != "scaler":
+        tensors[f"{kind}_{family}/{rest}"] = array
+    elif not np.array_equal(tensors.setdefault(key, array), array):
+        raise ValueError(f"{key} is {array} in {family}, and {tensors[key]} in the family before")
 
 
 def metadata(case, tensors, hyperparameters):
@@ -170,6 +178,12 @@ def check_states(made, stored, family):
     return worst
 
 
+def differing_traces(made, stored):
+    """What the scaler did, which has no roundings."""
+    traces = [key for key in stored if key.startswith("scaler/")]
+    return [key for key in traces if not np.array_equal(made[key], stored[key])]
+
+
 def layout(tensors):
     """Names, types and shapes."""
     return {key: (array.dtype, array.shape) for key, array in tensors.items()}
@@ -188,7 +202,7 @@ def differing_fields(made, stored):
 
 def same_bits(made, stored):
     """How many of the computed arrays came out identical, and how many there are."""
-    computed = [k for k in stored if k.startswith(("param_f", "state_", "extra_"))]
+    computed = [k for k in stored if k.startswith(("param_f", "state_", "extra_", "scaler/"))]
     return sum(made[k].tobytes() == stored[k].tobytes() for k in computed), len(computed)
 
 
@@ -203,7 +217,8 @@ def compare(case, made, made_metadata, path):
     if "f64" in case.families:
         ratios["param f64"] = max(check_param_f64(made, stored, n) for n in case.shapes)
     fields = differing_fields(made_metadata, read_metadata(path))
-    problems = [key for key, ratio in ratios.items() if not ratio <= 1.0] + fields
+    problems = [key for key, ratio in ratios.items() if not ratio <= 1.0]
+    problems += differing_traces(made, stored) + fields
     same, total = same_bits(made, stored)
     return {"name": case.name, "ratios": ratios, "same": f"{same}/{total}", "problem": ", ".join(problems)}
 

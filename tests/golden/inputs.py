@@ -11,8 +11,15 @@ CLASSES = [
     "flip", "const", "small", "burst", "late", "grow",
 ]
 SUBNORMAL = {"denormal", "sq_underflow"}
-PROFILES = {"full": CLASSES, "nodenorm": [c for c in CLASSES if c not in SUBNORMAL]}
+MILD = {"normal", "zero", "sometimes_zero", "flip", "const", "small", "late"}
+PROFILES = {
+    "full": CLASSES,
+    "nodenorm": [c for c in CLASSES if c not in SUBNORMAL],
+    "mild": [c for c in CLASSES if c in MILD],
+}
 SCALES = {"huge": 1e4, "tiny": 1e-12, "denormal": 1e-40, "sq_underflow": 1e-21, "small": 1e-3}
+# Where a value that is not finite goes: into the middle of a tensor of its own.
+BAD_TENSORS = {"inf": "n4", "nan": "n65", "-inf": "n255"}
 
 
 @dataclass
@@ -63,6 +70,8 @@ def draw(case, seed):
         drop_gradients(rng, case, inputs)
     if case.features.get("edge"):
         insert_extremes(inputs.grad["n64"])
+    if "scaler" in case.features:
+        insert_overflows(inputs.grad, case.features["scaler"]["bad"])
     if "state0_step" in case.features:
         inputs.state0 = draw_state(rng, case)
     return inputs
@@ -78,7 +87,35 @@ def draw_tensor(rng, case, name, shape, inputs):
     param[zero] = 0.0
     inputs.classes[name] = classes
     inputs.param0[name] = param.astype(np.float32).reshape(shape)
+    grad *= step_scales(case)[:, None]
     inputs.grad[name] = grad.astype(np.float32).reshape([case.steps, *shape])
+
+
+def step_scales(case):
+    """What the gradients of each step are multiplied by."""
+    cycle = case.features.get("gscale", [1.0])
+    scales = [cycle[step % len(cycle)] for step in range(case.steps)]
+    if "scaler" in case.features:
+        scales = list(loss_scales(case.steps, **case.features["scaler"]))
+    return np.array(scales)
+
+
+def loss_scales(steps, init_scale, growth_factor, backoff_factor, growth_interval, bad):
+    """The scale that the loss of each step is multiplied by, where the steps in `bad` overflow."""
+    scale, clean = init_scale, 0
+    for step in range(steps):
+        yield scale
+        clean = 0 if str(step) in bad else clean + 1
+        if clean == 0:
+            scale *= backoff_factor
+        elif clean == growth_interval:
+            scale, clean = scale * growth_factor, 0
+
+
+def insert_overflows(grad, bad):
+    for step, value in bad.items():
+        flat = grad[BAD_TENSORS[value]][int(step)].reshape(-1)
+        flat[len(flat) // 2] = float(value)
 
 
 def draw_classes(rng, names, count):

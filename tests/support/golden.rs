@@ -1,10 +1,15 @@
 //! The trajectories of the real frameworks under `tests/golden/`.
 
+pub mod compare;
+pub mod follow;
+pub mod settings;
+
 use std::path::{Path, PathBuf};
 
 use safetensors::SafeTensors;
 use serde_json::Value as Json;
-use wgpu_optim::{Adam, AdamEpsilon, Decay, RmsProp, RmsPropEpsilon, Rule};
+use wgpu_optim::Chain;
+use wgpu_optim::schedule::{Base, Schedule};
 
 /// One tensor of a case.
 pub struct Tensor {
@@ -19,6 +24,17 @@ pub struct Tensor {
     pub before: Vec<(String, Vec<f64>)>,
     /// (slot, values) after the last step, under our names, and the step count as `step`.
     pub after: Vec<(String, Vec<f64>)>,
+    /// The running average, by step.
+    pub averages: Option<Vec<Vec<f64>>>,
+}
+
+/// What the loss scaler did in one step.
+#[derive(Clone, Copy)]
+pub struct Scaled {
+    pub before: f64,
+    pub after: f64,
+    /// A gradient was not finite, and the step was left out.
+    pub found_inf: bool,
 }
 
 /// One file.
@@ -33,6 +49,14 @@ pub struct Case {
     pub groups: Vec<Vec<(&'static str, f64)>>,
     /// (lr, beta1 or momentum) of each step.
     pub schedule: Option<Vec<(f64, f64)>>,
+    /// The scheduler that gave them, as one of ours.
+    pub scheduler: Option<Schedule>,
+    /// What is around the update.
+    pub chain: Chain,
+    /// By step.
+    pub scaling: Option<Vec<Scaled>>,
+    /// The norm of all gradients before they were clipped, by step.
+    pub total_norm: Option<Vec<f64>>,
     pub tensors: Vec<Tensor>,
     pub canonical: Json,
     /// What takes a last step from `p` to `-buffer` in optax, whose trace has the other sign.
@@ -52,6 +76,17 @@ pub fn files() -> Vec<PathBuf> {
     files
 }
 
+/// Every case, and those with a schedule once more, as they go by the schedule of ours.
+pub fn cases() -> Vec<Case> {
+    files().iter().flat_map(|path| [Some(load(path)), load(path).by_our_schedule()]).flatten().collect()
+}
+
+/// The case of this name.
+pub fn case(name: &str) -> Case {
+    let named = |path: &PathBuf| path.file_stem().is_some_and(|stem| stem == name);
+    load(&files().into_iter().find(named).unwrap())
+}
+
 pub fn load(path: &Path) -> Case {
     let bytes = std::fs::read(path).unwrap();
     let (_, metadata) = SafeTensors::read_metadata(&bytes).unwrap();
@@ -59,7 +94,7 @@ pub fn load(path: &Path) -> Case {
     let meta: Json = serde_json::from_str(golden).unwrap();
     let data = SafeTensors::deserialize(&bytes).unwrap();
     let canonical = meta["canonical"].clone();
-    let groups = groups(&meta);
+    let groups = settings::groups(&meta);
     let exact = meta["families"].as_array().unwrap().iter().any(|family| family == "f64");
     let steps = meta["steps"].as_u64().unwrap() as usize;
     let framework = meta["framework"].as_str().unwrap().to_string();
@@ -71,6 +106,10 @@ pub fn load(path: &Path) -> Case {
         name: meta["case"].as_str().unwrap().to_string(),
         lr: canonical["lr"].as_f64().unwrap(),
         schedule: reader.schedule(),
+        scheduler: settings::scheduler(&meta["features"]),
+        chain: settings::chain(&canonical, &meta["features"]),
+        scaling: reader.scaling(),
+        total_norm: reader.extra("total_norm"),
         algo,
         steps,
         exact,
@@ -78,6 +117,36 @@ pub fn load(path: &Path) -> Case {
         tensors,
         canonical,
         framework,
+    }
+}
+
+impl Case {
+    /// (lr, beta1 or momentum) of each step as [`Schedule::at`] has them.
+    pub fn answered(&self) -> Option<Vec<(f64, f64)>> {
+        let cycled = if self.algo == "adam" { "beta1" } else { "momentum" };
+        let base = Base { lr: self.lr, momentum: self.canonical[cycled].as_f64() };
+        let point = |schedule: &Schedule, t: u64| {
+            let point = schedule.at(t, base);
+            (point.lr, point.momentum.unwrap())
+        };
+        self.scheduler.as_ref().map(|schedule| (0..self.steps as u64).map(|t| point(schedule, t)).collect())
+    }
+
+    fn by_our_schedule(self) -> Option<Self> {
+        let schedule = Some(self.answered()?);
+        Some(Self { name: format!("{} by our schedule", self.name), schedule, ..self })
+    }
+
+    /// The largest magnitude that an element's gradient had where the rule took it. A clip by norm holds each element
+    /// to its maximum, too.
+    pub fn largest_grad(&self, tensor: &Tensor, i: usize) -> f64 {
+        let most = self.chain.clip.as_ref().map_or(f64::INFINITY, |clip| clip.max);
+        let taken = |t: usize| {
+            let scaled = self.scaling.as_ref().map(|steps| steps[t]);
+            let grad = tensor.grads[t].as_ref().filter(|_| scaled.is_none_or(|step| !step.found_inf))?;
+            Some((f64::from(grad[i]) / scaled.map_or(1.0, |step| step.before)).abs().min(most))
+        };
+        (0..self.steps).filter_map(taken).fold(0.0, f64::max)
     }
 }
 
@@ -108,6 +177,9 @@ impl Reader<'_> {
             reference: reference.chunks_exact(len).map(<[f64]>::to_vec).collect(),
             before: self.states("state0/", name),
             after: self.states(if self.exact { "state_f64/" } else { "state_f32/" }, name),
+            averages: self
+                .extra(&format!("ema/{name}"))
+                .map(|all| all.chunks_exact(len).map(<[f64]>::to_vec).collect()),
             start,
         }
     }
@@ -146,9 +218,21 @@ impl Reader<'_> {
     }
 
     fn schedule(&self) -> Option<Vec<(f64, f64)>> {
-        let lr = self.f64("extra_f64/lr")?;
-        let other = self.f64("extra_f64/beta1_or_momentum")?;
+        let lr = self.extra("lr")?;
+        let other = self.extra("beta1_or_momentum")?;
         Some(lr.into_iter().zip(other).collect())
+    }
+
+    fn scaling(&self) -> Option<Vec<Scaled>> {
+        let (before, after) = (self.f64("scaler/scale_before")?, self.f64("scaler/scale_after")?);
+        let found = self.data.tensor("scaler/found_inf").unwrap().data();
+        let step = |t: usize| Scaled { before: before[t], after: after[t], found_inf: found[t] == 1 };
+        Some((0..self.steps).map(step).collect())
+    }
+
+    fn extra(&self, name: &str) -> Option<Vec<f64>> {
+        let family = if self.exact { "f64" } else { "f32" };
+        self.f64(&format!("extra_{family}/{name}"))
     }
 
     fn f32(&self, key: &str) -> Option<Vec<f32>> {
@@ -175,97 +259,8 @@ impl Reader<'_> {
     }
 }
 
-fn groups(meta: &Json) -> Vec<Vec<(&'static str, f64)>> {
-    let Some(groups) = meta["features"]["groups"].as_array() else { return vec![Vec::new()] };
-    let group = |group: &Json| {
-        let mut settings = Vec::new();
-        for name in ["lr", "eps", "weight_decay", "alpha", "momentum"] {
-            settings.extend(group[name].as_f64().map(|x| (name, x)));
-        }
-        for (i, name) in ["beta1", "beta2"].into_iter().enumerate() {
-            settings.extend(group["betas"][i].as_f64().map(|x| (name, x)));
-        }
-        settings
-    };
-    groups.iter().map(group).collect()
-}
-
 fn group_of(meta: &Json, name: &str) -> usize {
     let Some(groups) = meta["features"]["groups"].as_array() else { return 0 };
     let named = |group: &Json| group["names"].as_array().unwrap().iter().any(|n| n == name);
     groups.iter().position(named).unwrap()
-}
-
-/// Settings that a case's canonical description asks for.
-pub trait FromCanonical: Rule {
-    fn from_canonical(canonical: &Json) -> Self;
-    /// The setting that a schedule's second column drives.
-    const CYCLED: &'static str;
-}
-
-fn number(canonical: &Json, key: &str) -> f64 {
-    canonical[key].as_f64().unwrap_or(0.0)
-}
-
-fn flag(canonical: &Json, key: &str) -> bool {
-    canonical[key].as_bool().unwrap_or(false)
-}
-
-fn decay(canonical: &Json) -> Decay {
-    match canonical["wd_mode"].as_str() {
-        Some("decoupled") => Decay::Decoupled,
-        Some("l2") | None => Decay::L2,
-        Some(other) => panic!("wd_mode {other}"),
-    }
-}
-
-impl FromCanonical for Adam {
-    const CYCLED: &'static str = "beta1";
-
-    fn from_canonical(canonical: &Json) -> Self {
-        Adam {
-            lr: number(canonical, "lr"),
-            beta1: number(canonical, "beta1"),
-            beta2: number(canonical, "beta2"),
-            eps: number(canonical, "eps"),
-            eps_root: number(canonical, "eps_root"),
-            epsilon: match canonical["eps_placement"].as_str() {
-                Some("outside_after_bias_correction") => AdamEpsilon::Outside,
-                Some("outside_before_bias_correction") => AdamEpsilon::Hat,
-                other => panic!("eps_placement {other:?}"),
-            },
-            weight_decay: number(canonical, "weight_decay"),
-            decay: decay(canonical),
-            amsgrad: flag(canonical, "amsgrad"),
-            nesterov: flag(canonical, "nesterov"),
-            maximize: flag(canonical, "maximize"),
-            ..Adam::PYTORCH
-        }
-    }
-}
-
-impl FromCanonical for RmsProp {
-    const CYCLED: &'static str = "momentum";
-
-    fn from_canonical(canonical: &Json) -> Self {
-        RmsProp {
-            lr: number(canonical, "lr"),
-            alpha: number(canonical, "alpha"),
-            eps: number(canonical, "eps"),
-            epsilon: match canonical["eps_placement"].as_str() {
-                Some("outside_sqrt") => RmsPropEpsilon::Outside,
-                Some("inside_sqrt") => RmsPropEpsilon::Inside,
-                other => panic!("eps_placement {other:?}"),
-            },
-            weight_decay: number(canonical, "weight_decay"),
-            decay: decay(canonical),
-            momentum: number(canonical, "momentum"),
-            lr_in_momentum: canonical["momentum_form"] == "lr_inside",
-            nesterov: flag(canonical, "nesterov"),
-            centered: flag(canonical, "centered"),
-            maximize: flag(canonical, "maximize"),
-            initial_scale: number(canonical, "initial_scale"),
-            ..RmsProp::PYTORCH
-        }
-    }
 }

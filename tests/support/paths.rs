@@ -1,7 +1,7 @@
-//! One face for the oracle, the twin and the GPU.
+//! One face for the oracle, the twin, the fast CPU and the GPU.
 
 use wgpu_optim::wgsl::Real;
-use wgpu_optim::{Arena, Optimizer, Rule, cpu, readback};
+use wgpu_optim::{Arena, Chain, Error, Kernels, Optimizer, Rule, cpu, readback};
 
 use super::Gpu;
 
@@ -20,23 +20,38 @@ pub trait Path<R: Rule> {
     fn params(&self) -> Vec<Vec<f64>>;
     fn state(&self, name: &str, slot: &str) -> Vec<f64>;
     fn set_state(&mut self, name: &str, slot: &str, values: &[f32]);
-    fn step_of(&self, name: &str) -> u64;
     fn set_step(&mut self, name: &str, step: u64);
+    /// Steps taken; nothing where steps may be left out on the device, which alone knows then.
+    fn step_of(&self, name: &str) -> Option<u64>;
+    /// What the next gradients are scaled by, where there is a scaler.
+    fn scale(&self) -> Option<f64>;
+    /// Steps that were left out, where the host knows.
+    fn skipped(&self) -> Option<u64>;
+    fn names(&self) -> &[String];
+    fn slots(&self, name: &str) -> Vec<&'static str>;
 }
 
-/// The oracle (`f64`) or the twin (`f32`).
+/// How a CPU path takes a step.
+type Step<R, T> = fn(&mut cpu::Optimizer<R, T>, &mut [&mut [T]], &[&[T]]) -> Result<(), Error>;
+
+/// The oracle (`f64`), the twin (`f32`) or the fast CPU.
 pub struct Cpu<R: Rule, T: Real> {
     optimizer: cpu::Optimizer<R, T>,
+    by: Step<R, T>,
     names: Vec<String>,
     params: Vec<Vec<T>>,
 }
 
 impl<R: Rule, T: Real> Cpu<R, T> {
     pub fn new(groups: &[R], tensors: &[Start]) -> Self {
+        Self::chained(groups, &Chain::default(), tensors)
+    }
+
+    pub fn chained(groups: &[R], chain: &Chain, tensors: &[Start]) -> Self {
         let members =
             |group: usize| tensors.iter().filter(move |t| t.group == group).map(|t| (t.name.as_str(), t.params.len()));
-        let mut optimizer = cpu::Optimizer::new(groups[0].clone(), members(0)).unwrap();
-        for (group, settings) in groups.iter().enumerate().skip(1) {
+        let mut optimizer = cpu::Optimizer::with_chain(chain.clone()).unwrap();
+        for (group, settings) in groups.iter().enumerate() {
             optimizer.add_group(settings.clone(), members(group)).unwrap();
         }
         let by_group = |group| tensors.iter().filter(move |t| t.group == group);
@@ -44,6 +59,7 @@ impl<R: Rule, T: Real> Cpu<R, T> {
         let cast = |t: &&Start| t.params.iter().map(|&p| T::from_f64(p.into())).collect();
         Self {
             optimizer,
+            by: cpu::Optimizer::step,
             names: tensors.iter().map(|t| t.name.clone()).collect(),
             params: in_order.iter().map(cast).collect(),
         }
@@ -51,6 +67,14 @@ impl<R: Rule, T: Real> Cpu<R, T> {
 
     fn position(&self, name: &str) -> usize {
         self.optimizer.names().position(|known| known == name).unwrap()
+    }
+}
+
+#[cfg(feature = "parallel")]
+impl<R: Rule> Cpu<R, f32> {
+    /// The fast CPU.
+    pub fn parallel(groups: &[R], chain: &Chain, tensors: &[Start]) -> Self {
+        Self { by: cpu::Optimizer::step_parallel, ..Self::chained(groups, chain, tensors) }
     }
 }
 
@@ -73,7 +97,7 @@ impl<R: Rule, T: Real> Path<R> for Cpu<R, T> {
         self.optimizer.freeze(&absent).unwrap();
         let mut params: Vec<&mut [T]> = self.params.iter_mut().map(Vec::as_mut_slice).collect();
         let grads: Vec<&[T]> = ordered.iter().map(Vec::as_slice).collect();
-        self.optimizer.step(&mut params, &grads).unwrap();
+        (self.by)(&mut self.optimizer, &mut params, &grads).unwrap();
         self.optimizer.thaw(&absent).unwrap();
     }
 
@@ -91,12 +115,28 @@ impl<R: Rule, T: Real> Path<R> for Cpu<R, T> {
         self.optimizer.set_state(name, slot, &values).unwrap();
     }
 
-    fn step_of(&self, name: &str) -> u64 {
-        self.optimizer.step_of(name).unwrap()
-    }
-
     fn set_step(&mut self, name: &str, step: u64) {
         self.optimizer.set_step(name, step).unwrap();
+    }
+
+    fn step_of(&self, name: &str) -> Option<u64> {
+        Some(self.optimizer.step_of(name).unwrap())
+    }
+
+    fn scale(&self) -> Option<f64> {
+        self.optimizer.chain().scaler.as_ref().map(|_| self.optimizer.control().scale.into())
+    }
+
+    fn skipped(&self) -> Option<u64> {
+        Some(self.optimizer.control().skipped)
+    }
+
+    fn names(&self) -> &[String] {
+        &self.names
+    }
+
+    fn slots(&self, name: &str) -> Vec<&'static str> {
+        self.optimizer.slots(name).unwrap()
     }
 }
 
@@ -110,6 +150,10 @@ pub struct OnGpu<R: Rule> {
 
 impl<R: Rule> OnGpu<R> {
     pub fn new(gpu: &Gpu, groups: &[R], tensors: &[Start]) -> Self {
+        Self::chained(gpu, groups, &Chain::default(), tensors)
+    }
+
+    pub fn chained(gpu: &Gpu, groups: &[R], chain: &Chain, tensors: &[Start]) -> Self {
         let lens = tensors.iter().map(|t| (t.name.as_str(), t.params.len() as u64));
         let arena = Arena::new(&gpu.device, lens).unwrap();
         let group = |(group, settings): (usize, &R)| {
@@ -117,7 +161,8 @@ impl<R: Rule> OnGpu<R> {
             wgpu_optim::Group::new(settings.clone(), lent.map(|(tensor, _)| tensor))
         };
         let groups: Vec<_> = groups.iter().enumerate().map(group).collect();
-        let optimizer = Optimizer::with_groups(&gpu.device, groups).unwrap();
+        let kernels = Kernels::new(&gpu.device).unwrap();
+        let optimizer = Optimizer::with_chain(&gpu.device, &kernels, chain.clone(), groups).unwrap();
         for tensor in tensors {
             let bytes = bytemuck::cast_slice(&tensor.params);
             let range = arena.params(&tensor.name).unwrap();
@@ -172,11 +217,31 @@ impl<R: Rule> Path<R> for OnGpu<R> {
         self.optimizer.write_state_blocking(device, queue, name, slot, values).unwrap();
     }
 
-    fn step_of(&self, name: &str) -> u64 {
-        self.optimizer.step_of(name).unwrap()
-    }
-
     fn set_step(&mut self, name: &str, step: u64) {
         self.optimizer.set_step(name, step).unwrap();
+    }
+
+    fn step_of(&self, name: &str) -> Option<u64> {
+        let scaled = self.optimizer.chain().scaler.is_some();
+        (!scaled).then(|| self.optimizer.step_of(name).unwrap())
+    }
+
+    fn scale(&self) -> Option<f64> {
+        let Gpu { device, queue } = &self.gpu;
+        let range = self.optimizer.scale()?.slice(..4).into();
+        let bytes = readback::download_blocking(device, queue, &range).unwrap();
+        Some(f32::from_le_bytes(bytes.try_into().unwrap()).into())
+    }
+
+    fn skipped(&self) -> Option<u64> {
+        None
+    }
+
+    fn names(&self) -> &[String] {
+        &self.names
+    }
+
+    fn slots(&self, name: &str) -> Vec<&'static str> {
+        self.optimizer.slots(name).unwrap()
     }
 }

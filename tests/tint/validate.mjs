@@ -22,9 +22,17 @@ const shaders = (folder) => readdirSync(join(root, folder)).filter((name) => nam
 
 // A kernel is whole files laid end to end, in the order of `kernel::text`; in the example, one file.
 function compositions() {
-    const rules = shaders('shaders/rule');
-    const steps = rules.flatMap((rule) => LANES.map((lanes) => ['shaders/step.wgsl', lanes, `shaders/rule/${rule}`]));
-    return [...steps, ...shaders('examples/train_digits').map((name) => [`examples/train_digits/${name}`])];
+    const walk = 'shaders/walk.wgsl';
+    const chain = (name) => `shaders/chain/${name}.wgsl`;
+    const rules = shaders('shaders/rule').map((name) => `shaders/rule/${name}`);
+    const around = ['shaders/open.wgsl', chain('gated')];
+    const steps = rules.flatMap((rule) =>
+        LANES.flatMap((lanes) => around.map((around) => [walk, 'shaders/step.wgsl', around, lanes, rule])),
+    );
+    const walks = [[chain('accumulate')], [chain('norm'), chain('measure')]];
+    const others = walks.flatMap((own) => LANES.map((lanes) => [walk, ...own, lanes]));
+    const example = shaders('examples/train_digits').map((name) => [`examples/train_digits/${name}`]);
+    return [...steps, ...others, [chain('norm'), chain('gather')], [chain('control')], ...example];
 }
 
 function read(path) {
@@ -42,9 +50,16 @@ function origin(files, line) {
     return 'end of the shader';
 }
 
+// More switches than this are not tried in every combination: none, all, one of them, and all but one.
+const MOST = 9;
+
 // Every combination of the switches named HAS_*, as pipeline constants; other overrides keep their defaults.
 function switches(code) {
     const names = [...code.replace(/\/\/.*/g, '').matchAll(/\boverride\s+(HAS_\w+)/g)].map((match) => match[1]);
+    const of = (on) => Object.fromEntries(names.map((name) => [name, on(name) ? 1 : 0]));
+    if (names.length > MOST) {
+        return [of(() => false), of(() => true), ...names.flatMap((one) => [of((name) => name === one), of((name) => name !== one)])];
+    }
     return Array.from({ length: 2 ** names.length }, (_, bits) =>
         Object.fromEntries(names.map((name, bit) => [name, (bits >> bit) & 1])),
     );
@@ -66,9 +81,10 @@ async function validate(files) {
         .map(({ lineNum, linePos, message }) => `${origin(files, lineNum)}:${linePos}: ${message}`);
     if (faults.length > 0) return { faults, pipelines: 0 };
 
+    const entryPoint = code.match(/@compute[^{]*?\bfn\s+(\w+)/)[1];
     const variants = switches(code);
     for (const constants of variants) {
-        const compute = { module, entryPoint: 'step', constants };
+        const compute = { module, entryPoint, constants };
         const { error } = await scoped(() => device.createComputePipeline({ layout: 'auto', compute }));
         if (error) faults.push(`${JSON.stringify(constants)}: ${error.message}`);
     }
