@@ -8,8 +8,12 @@ mod config;
 mod desk;
 mod devices;
 mod explain;
+mod loops;
 mod measured;
 mod mismatch;
 mod output;
+mod replayed;
 mod round_trip;
 mod state;
+#[path = "../support/mod.rs"]
+mod support;

@@ -65,7 +65,10 @@ impl Saved {
         let most = steps.values().copied().max().unwrap_or_default();
         if progress.is_none() && config.groups.iter().any(|group| group.schedule.is_some()) {
             let path = archive.path();
-            differences.push(format!("{path} does not tell how many steps there were; the schedule goes on at step {most}, the most that a tensor has taken"));
+            differences.push(format!(
+                "{path} does not tell how many steps there were; the schedule goes on at step {most}, the most that a \
+                 tensor has taken"
+            ));
         }
         let recorded = progress.map_or(most, |progress| progress.recorded);
         let control = progress.and_then(|progress| progress.control());

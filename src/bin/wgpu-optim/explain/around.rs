@@ -49,8 +49,8 @@ fn scaler(scaler: &Scaler) -> [String; 2] {
     [
         format!("scaler:   g = grad / scale, and scale is {} at first", number(*init_scale)),
         format!(
-            "          scale *= {} after {growth_interval} clean steps; where a gradient is not finite, the step is skipped and \
-             scale *= {}",
+            "          scale *= {} after {growth_interval} clean steps; where a gradient is not finite, the step is skipped \
+             and scale *= {}",
             number(*growth_factor),
             number(*backoff_factor)
         ),
