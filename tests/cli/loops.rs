@@ -213,7 +213,8 @@ fn progress_that_cannot_be_is_refused() {
         ("[".into(), "progress: EOF"),
         (scaled("0.0", "0", "0"), "scale is 0, expected a finite scale > 0"),
         (scaled("-2.0", "0", "0"), "scale is -2, expected a finite scale > 0"),
-        (scaled("1e300", "0", "0"), "scale is inf, expected a finite scale > 0"),
+        (scaled("1e300", "0", "0"), "out of range"),
+        (scaled("1e39", "0", "0"), "scale is inf, expected a finite scale > 0"),
         (scaled("1.0", "4294967295", "0"), "growth_tracker is 4294967295, and there were only 1 steps"),
         (scaled("1.0", "0", "2"), "skipped is 2, and there were only 1 steps"),
     ] {
@@ -401,5 +402,20 @@ fn explain_tells_the_chain_the_schedule_and_what_the_average_takes() {
         let explain = "apply --explain --json --device cpu --config optim.toml --params p.safetensors";
         let told: serde_json::Value = serde_json::from_str(&desk.succeeds(explain).stdout).expect("one JSON object");
         assert_eq!(told["chain"]["clip"]["form"], form, "{preset}");
+    }
+}
+
+#[test]
+fn a_run_without_any_gradient_moves_nothing_but_the_schedule() {
+    let (desk, _) = laid_out();
+    for device in devices() {
+        let apply = format!("apply --device {device} --config optim.toml --params p.safetensors --out-params out");
+        desk.succeeds(&format!("{apply} --grads g3 --out-state s0 --out-ema ema"));
+        assert!(desk.read("out") == desk.read("p.safetensors") && desk.read("ema") == desk.read("out"), "{device}");
+        let untouched = "\"scale\":8.0,\"growth_tracker\":0,\"skipped\":0";
+        assert_eq!(metadata(&desk, "s0", "progress"), format!("{{\"recorded\":1,\"scaler\":{{{untouched}}}}}"));
+        desk.succeeds(&format!("{apply} --grads g3 g0 g3 --out-state s1"));
+        let clean = "\"scale\":8.0,\"growth_tracker\":1,\"skipped\":0";
+        assert_eq!(metadata(&desk, "s1", "progress"), format!("{{\"recorded\":3,\"scaler\":{{{clean}}}}}"), "{device}");
     }
 }
