@@ -213,8 +213,7 @@ fn progress_that_cannot_be_is_refused() {
         ("[".into(), "progress: EOF"),
         (scaled("0.0", "0", "0"), "scale is 0, expected a finite scale > 0"),
         (scaled("-2.0", "0", "0"), "scale is -2, expected a finite scale > 0"),
-        (scaled("1e300", "0", "0"), "out of range"),
-        (scaled("1e39", "0", "0"), "scale is inf, expected a finite scale > 0"),
+        (scaled("1e39", "0", "0"), "number out of range"),
         (scaled("1.0", "4294967295", "0"), "growth_tracker is 4294967295, and there were only 1 steps"),
         (scaled("1.0", "0", "2"), "skipped is 2, and there were only 1 steps"),
     ] {
