@@ -1,6 +1,7 @@
 //! The command line as a person meets it: files, exit codes and messages, on the CPU and on an adapter.
 
 mod apply;
+mod around;
 mod attacks;
 mod bench;
 mod compare;
@@ -8,12 +9,13 @@ mod config;
 mod desk;
 mod devices;
 mod explain;
-mod loops;
+mod going_on;
 mod measured;
 mod mismatch;
 mod output;
 mod replayed;
 mod round_trip;
 mod state;
+mod tables;
 #[path = "../support/mod.rs"]
 mod support;

@@ -43,7 +43,7 @@ fn follows(part: Value) -> Result<Then, String> {
 fn kind(table: Table) -> Result<Kind, String> {
     match table.get("kind") {
         Some(Value::String(name)) if !Kind::NAMES.contains(&name.as_str()) => {
-            let near = nearest(name, Kind::NAMES.iter().copied()).unwrap_or_default();
+            let near = nearest(&in_our_words(name), Kind::NAMES.iter().copied()).unwrap_or_default();
             return Err(format!("there is no kind {name:?}; the nearest is {near:?} of {}", Kind::NAMES.join(", ")));
         }
         Some(Value::String(_)) => {}
@@ -54,6 +54,18 @@ fn kind(table: Table) -> Result<Kind, String> {
         return Err("\"at\" does not stand here: the first part begins at step 0, a [[schedule.then]] later".into());
     }
     arguments(table)
+}
+
+/// `CosineAnnealingLR` as a kind would be named.
+fn in_our_words(name: &str) -> String {
+    let mut words = String::new();
+    for letter in name.strip_suffix("LR").unwrap_or(name).chars() {
+        if letter.is_uppercase() && !words.is_empty() {
+            words.push('_');
+        }
+        words.extend(letter.to_lowercase());
+    }
+    words.replace('-', "_").replace("_annealing", "")
 }
 
 /// The arguments, which serde reads; it names an argument that is unknown, and those that there are, in backticks.
