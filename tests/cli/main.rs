@@ -1,5 +1,8 @@
 //! The command line as a person meets it: files, exit codes and messages, on the CPU and on an adapter.
 
+#[path = "../support/mod.rs"]
+mod support;
+
 mod apply;
 mod around;
 mod attacks;
@@ -17,5 +20,3 @@ mod replayed;
 mod round_trip;
 mod state;
 mod tables;
-#[path = "../support/mod.rs"]
-mod support;

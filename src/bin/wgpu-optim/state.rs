@@ -4,6 +4,7 @@
 pub mod average;
 mod check;
 pub mod metadata;
+mod progress;
 mod write;
 
 use std::collections::BTreeMap;

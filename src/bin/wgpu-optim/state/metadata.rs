@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, anyhow, bail};
 use regex::Regex;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::Value as Json;
-use wgpu_optim::chain::control::Control;
 use wgpu_optim::checkpoint::settings::{self, value_to_json};
 use wgpu_optim::safetensors::{Archive, Unique};
 use wgpu_optim::{Chain, Rule, Schedule};
 
+use super::progress::Progress;
 use crate::config::chain::tables;
 use crate::config::{Config, Group, first_match};
 use crate::report::count;
@@ -173,60 +173,6 @@ pub fn chain_json(chain: &Chain) -> Json {
         keys.into_iter().map(|(key, value)| (key.to_string(), value_to_json(value))).collect()
     };
     tables(chain).into_iter().map(|(table, keys)| (table.to_string(), object(keys))).collect()
-}
-
-/// How far a run has come, besides what is known of each tensor.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Progress {
-    /// Files of gradients so far, those of skipped steps included.
-    pub recorded: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    scaler: Option<Scaling>,
-}
-
-/// What a scaler remembers.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Scaling {
-    scale: f32,
-    growth_tracker: u32,
-    skipped: u64,
-}
-
-/// More steps than a run can have: each is a file.
-const MOST: u64 = 1 << 31;
-
-impl Progress {
-    /// So many steps, and the scaler's memory where there is one.
-    pub fn new(chain: &Chain, recorded: u64, control: Control) -> Self {
-        let Control { scale, growth_tracker, skipped } = control;
-        let scaler = chain.scaler.as_ref().map(|_| Scaling { scale, growth_tracker, skipped });
-        Self { recorded, scaler }
-    }
-
-    pub fn control(&self) -> Option<Control> {
-        let Scaling { scale, growth_tracker, skipped } = self.scaler?;
-        Some(Control { scale, growth_tracker, skipped })
-    }
-
-    fn parse(text: &str) -> Result<Self> {
-        let progress: Self = serde_json::from_str(text)?;
-        let Self { recorded, scaler } = progress;
-        if recorded > MOST {
-            bail!("recorded is {recorded}, expected at most {MOST}");
-        }
-        let Some(Scaling { scale, growth_tracker, skipped }) = scaler else { return Ok(progress) };
-        if !(scale.is_finite() && scale > 0.0) {
-            bail!("scale is {scale}, expected a finite scale > 0");
-        }
-        for (what, found) in [("growth_tracker", growth_tracker.into()), ("skipped", skipped)] {
-            if found > recorded {
-                bail!("{what} is {found}, and there were only {recorded} steps");
-            }
-        }
-        Ok(progress)
-    }
 }
 
 /// Settings of a group, as they were.

@@ -7,8 +7,8 @@ use anyhow::Result;
 use wgpu_optim::Rule;
 use wgpu_optim::safetensors::{self, Dtype};
 
-use super::metadata::{self, Progress};
-use super::{STEP, Saved, key};
+use super::progress::Progress;
+use super::{STEP, Saved, key, metadata};
 use crate::config::Config;
 use crate::inputs::{Inputs, Member};
 use crate::stepper::Stepper;
