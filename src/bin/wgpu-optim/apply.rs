@@ -1,5 +1,6 @@
 //! `apply`: the options, and everything that is checked before the job begins.
 
+mod skips;
 mod task;
 
 use std::collections::BTreeSet;
@@ -49,6 +50,9 @@ pub struct Args {
     /// Where the state goes, to go on from later
     #[arg(long, value_name = "FILE")]
     out_state: Option<PathBuf>,
+    /// Where the averages of the parameters go; for a config with a table [ema]
+    #[arg(long, value_name = "FILE")]
+    out_ema: Option<PathBuf>,
     /// What to step on
     #[arg(long, value_enum, default_value_t = Kind::Auto)]
     device: Kind,
@@ -68,7 +72,8 @@ impl Args {
         let mut inputs: Vec<&Path> = vec![&self.config, &self.params];
         inputs.extend(self.grads.iter().map(PathBuf::as_path));
         inputs.extend(self.state.as_deref());
-        let outputs = [("--out-params", &self.out_params), ("--out-state", &self.out_state)];
+        let outputs =
+            [("--out-params", &self.out_params), ("--out-state", &self.out_state), ("--out-ema", &self.out_ema)];
         let outputs: Vec<(&str, &Path)> =
             outputs.iter().filter_map(|(option, path)| Some((*option, path.as_deref()?))).collect();
         check_paths(&inputs, &outputs)
@@ -93,6 +98,9 @@ impl Job for Apply<'_> {
     fn run<R: Rule>(self, preset: R) -> Result<ExitCode> {
         let Self { args, file } = self;
         let config = file.resolve(&preset, args.grads.len())?;
+        if args.out_ema.is_some() && config.chain.ema.is_none() {
+            return Err(usage!("--out-ema: {} has no table [ema], so no averages are kept", args.config.display()));
+        }
         let inputs = Inputs::open(&args.params, &args.grads)?;
         let members = inputs.members(&config);
         let saved = args.state.as_ref().map(|path| Saved::open(path, &inputs, &config)).transpose()?;

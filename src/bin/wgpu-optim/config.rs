@@ -1,7 +1,10 @@
-//! `optim.toml`: a rule, a preset, the settings that differ from it, and groups of tensors with settings of their
-//! own.
+//! `optim.toml`: a rule, a preset, the settings that differ from it, groups of tensors with settings of their own, and
+//! what is around each update.
 
+pub mod chain;
+mod keys;
 mod layers;
+mod schedule;
 
 use std::fs::File;
 use std::io::Read;
@@ -10,7 +13,8 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use regex::Regex;
 use toml::Table;
-use wgpu_optim::Rule;
+use wgpu_optim::rule::kept_slots;
+use wgpu_optim::{Chain, Rule, Schedule};
 
 use crate::usage::usage;
 use layers::Layers;
@@ -23,8 +27,15 @@ pub struct ConfigFile {
     path: PathBuf,
     pub rule: String,
     pub preset: String,
-    settings: Table,
-    groups: Vec<(Regex, Table)>,
+    chain: Chain,
+    rest: Settings,
+    groups: Vec<(Regex, Settings)>,
+}
+
+/// Settings of some tensors as they stand in the file.
+struct Settings {
+    table: Table,
+    schedule: Option<Schedule>,
 }
 
 /// A config for one rule.
@@ -32,6 +43,8 @@ pub struct Config<R> {
     pub path: PathBuf,
     pub rule: String,
     pub preset: String,
+    /// What is around each update.
+    pub chain: Chain,
     /// In the order of the file, and last the one for all tensors that no group matches.
     pub groups: Vec<Group<R>>,
 }
@@ -42,12 +55,20 @@ pub struct Group<R> {
     pub pattern: Option<Regex>,
     /// The settings of each step; at least one.
     pub steps: Vec<R>,
+    /// What moves the lr, and perhaps the momentum, from step to step.
+    pub schedule: Option<Schedule>,
 }
 
 impl<R: Rule> Config<R> {
     /// The group of a tensor.
     pub fn group_of(&self, name: &str) -> usize {
         first_match(self.groups.iter().map(|group| group.pattern.as_ref()), name).unwrap_or_default()
+    }
+
+    /// The slots that the tensors of a group keep, by name: the rule's, then the chain's.
+    pub fn slots_of(&self, group: usize) -> Vec<&'static str> {
+        let own = kept_slots(&self.groups[group].steps[0]).into_iter().map(|slot| R::SLOTS[slot]);
+        own.chain(self.chain.slots()).collect()
     }
 
     /// What a group is called in messages.
@@ -75,12 +96,15 @@ impl ConfigFile {
         let text = read_text(path).map_err(|why| usage!("{shown}: {why}"))?;
         let mut settings: Table =
             text.parse().map_err(|error: toml::de::Error| usage!("{shown}: {}", error.to_string().trim_end()))?;
+        let refuse = |why: String| usage!("{shown}: {why}");
         let rule = take_word(&mut settings, "rule", "name")
             .and_then(|rule| rule.ok_or("the key \"rule\" is missing, as in rule = \"adam\"".into()))
-            .map_err(|why| usage!("{shown}: {why}"))?;
-        let preset = take_word(&mut settings, "preset", "name").map_err(|why| usage!("{shown}: {why}"))?;
-        let groups = take_groups(&mut settings).map_err(|why| usage!("{shown}: {why}"))?;
-        Ok(Self { path: path.into(), rule, preset: preset.unwrap_or("pytorch".into()), settings, groups })
+            .map_err(refuse)?;
+        let preset = take_word(&mut settings, "preset", "name").map_err(refuse)?.unwrap_or("pytorch".into());
+        let groups = take_groups(&mut settings).map_err(refuse)?;
+        let chain = chain::take(&mut settings, &preset).map_err(refuse)?;
+        let rest = Settings::take(settings).map_err(refuse)?;
+        Ok(Self { path: path.into(), rule, preset, chain, rest, groups })
     }
 
     /// The config for a rule and a run of this many steps; 0 where that is not known.
@@ -89,18 +113,37 @@ impl ConfigFile {
     /// Of usage.
     pub fn resolve<R: Rule>(&self, preset: &R, steps: usize) -> Result<Config<R>> {
         let refuse = |why: String| usage!("{}: {why}", self.path.display());
-        let rest = Layers { rule: &self.rule, steps, layers: vec![("", &self.settings)] };
-        let rest = Group { pattern: None, steps: rest.resolve(preset).map_err(refuse)? };
         let mut groups = Vec::with_capacity(self.groups.len() + 1);
-        for (number, (pattern, settings)) in self.groups.iter().enumerate() {
-            let place = format!("[[group]] {}: ", number + 1);
-            let layers = vec![("", &self.settings), (place.as_str(), settings)];
-            let layers = Layers { rule: &self.rule, steps, layers };
-            let steps = layers.resolve(preset).map_err(refuse)?;
-            groups.push(Group { pattern: Some(pattern.clone()), steps });
+        let rest = self.group(preset, steps, None).map_err(refuse)?;
+        for number in 0..self.groups.len() {
+            groups.push(self.group(preset, steps, Some(number)).map_err(refuse)?);
         }
         groups.push(rest);
-        Ok(Config { path: self.path.clone(), rule: self.rule.clone(), preset: self.preset.clone(), groups })
+        let Self { path, rule, preset, chain, .. } = self;
+        Ok(Config { path: path.clone(), rule: rule.clone(), preset: preset.clone(), chain: chain.clone(), groups })
+    }
+
+    /// A group of the file, or that of all other tensors. A schedule of its own takes the place of the file's.
+    fn group<R: Rule>(&self, preset: &R, steps: usize, number: Option<usize>) -> Result<Group<R>, String> {
+        let own = number.map(|number| (format!("[[group]] {}: ", number + 1), &self.groups[number]));
+        let mut layers = vec![("", &self.rest.table)];
+        layers.extend(own.iter().map(|(place, (_, settings))| (place.as_str(), &settings.table)));
+        let steps = Layers { rule: &self.rule, steps, layers: layers.clone() }.resolve(preset)?;
+        let schedule = own.as_ref().and_then(|(_, (_, settings))| settings.schedule.as_ref());
+        let schedule = schedule.or(self.rest.schedule.as_ref()).cloned();
+        if let Some(schedule) = &schedule {
+            let (place, _) = layers[layers.len() - 1];
+            let tables: Vec<&Table> = layers.iter().map(|(_, table)| *table).collect();
+            schedule::check(schedule, &steps, &tables).map_err(|why| format!("{place}{why}"))?;
+        }
+        Ok(Group { pattern: own.map(|(_, (pattern, _))| pattern.clone()), steps, schedule })
+    }
+}
+
+impl Settings {
+    fn take(mut table: Table) -> Result<Self, String> {
+        let schedule = schedule::take(&mut table)?;
+        Ok(Self { table, schedule })
     }
 }
 
@@ -124,7 +167,7 @@ fn take_word(table: &mut Table, key: &str, kind: &str) -> Result<Option<String>,
     }
 }
 
-fn take_groups(table: &mut Table) -> Result<Vec<(Regex, Table)>, String> {
+fn take_groups(table: &mut Table) -> Result<Vec<(Regex, Settings)>, String> {
     let groups = match table.remove("group") {
         None => Vec::new(),
         Some(toml::Value::Array(groups)) => groups,
@@ -133,7 +176,7 @@ fn take_groups(table: &mut Table) -> Result<Vec<(Regex, Table)>, String> {
     groups.into_iter().enumerate().map(|(i, group)| take_group(i + 1, group)).collect()
 }
 
-fn take_group(number: usize, group: toml::Value) -> Result<(Regex, Table), String> {
+fn take_group(number: usize, group: toml::Value) -> Result<(Regex, Settings), String> {
     let place = |why: String| format!("[[group]] {number}: {why}");
     let toml::Value::Table(mut settings) = group else {
         return Err(place(format!("found {group}, expected a table")));
@@ -142,5 +185,5 @@ fn take_group(number: usize, group: toml::Value) -> Result<(Regex, Table), Strin
         .and_then(|pattern| pattern.ok_or("the key \"match\" is missing, a regex on names".into()))
         .map_err(place)?;
     let pattern = Regex::new(&pattern).map_err(|error| place(format!("match is no regex: {error}")))?;
-    Ok((pattern, settings))
+    Ok((pattern, Settings::take(settings).map_err(place)?))
 }

@@ -1,5 +1,6 @@
 //! `apply --explain`: the formulas with their numbers, and what a step will do to the device.
 
+mod around;
 mod memory;
 
 use std::fmt::Write;
@@ -15,6 +16,7 @@ use crate::adapter::Choice;
 use crate::config::{Config, Group};
 use crate::inputs::{Inputs, Member};
 use crate::report::{count, print, print_json};
+use crate::state::metadata::chain_json;
 use crate::stepper::advise;
 
 /// A job as it would be.
@@ -44,7 +46,7 @@ impl<R: Rule> Explanation<'_, R> {
             return print_json(&self.to_json(plan.ok().map(|plan| memory::to_json(&plan, &limits))));
         }
         let plan = match plan {
-            Ok(plan) => memory::to_text(&plan, &limits),
+            Ok(plan) => memory::to_text(&plan, &limits) + &around::costs(&self.config.chain, self.ema()),
             Err(error) => format!("  impossible: {error}\n"),
         };
         print(&(self.to_text() + &plan))
@@ -62,6 +64,12 @@ impl<R: Rule> Explanation<'_, R> {
         self.members.iter().filter(move |member| member.group == group)
     }
 
+    /// Bytes of the averages.
+    fn ema(&self) -> u64 {
+        let elements: u64 = self.members.iter().map(|member| member.len).sum();
+        if self.config.chain.ema.is_some() { elements * size_of::<f32>() as u64 } else { 0 }
+    }
+
     fn unchanged(&self) -> usize {
         self.inputs.params.entries().len() - self.members.len()
     }
@@ -71,16 +79,22 @@ impl<R: Rule> Explanation<'_, R> {
         let Config { rule, preset, .. } = self.config;
         let (unchanged, device) = (self.unchanged(), self.choice.to_json());
         json!({
-            "rule": rule, "preset": preset, "groups": groups, "unchanged": unchanged, "device": device, "plan": plan,
+            "rule": rule, "preset": preset, "chain": chain_json(&self.config.chain), "groups": groups,
+            "unchanged": unchanged, "device": device, "ema": self.ema(), "plan": plan,
         })
     }
 
     /// All but the plan.
     fn to_text(&self) -> String {
-        let Config { path, rule, preset, groups } = self.config;
+        let Config { path, rule, preset, chain, groups } = self.config;
         let mut text = format!("{}: {rule}, preset {preset}\n", path.display());
         for group in 0..groups.len() {
             text += &self.group_text(group);
+        }
+        let lines = around::chain(chain);
+        text.push_str(if lines.is_empty() { "" } else { "\naround each update\n" });
+        for line in lines {
+            let _ = writeln!(text, "  {line}");
         }
         if self.unchanged() > 0 {
             let _ = writeln!(text, "\nunchanged: {}", count(self.unchanged() as u64, "tensor"));
@@ -103,6 +117,7 @@ impl<R: Rule> Explanation<'_, R> {
             "match": group.pattern.as_ref().map(regex::Regex::as_str),
             "settings": settings.collect::<serde_json::Map<_, _>>(),
             "formula": group.steps[0].formula(),
+            "schedule": group.schedule.as_ref().and_then(|schedule| serde_json::to_value(schedule).ok()),
             "tensors": self.of_group(number).map(|member| member.name.as_str()).collect::<Vec<_>>(),
         })
     }
@@ -124,6 +139,9 @@ impl<R: Rule> Explanation<'_, R> {
         let _ = writeln!(text, "  formula{first}");
         for line in group.steps[0].formula() {
             let _ = writeln!(text, "    {line}");
+        }
+        if let Some(schedule) = &group.schedule {
+            let _ = writeln!(text, "  schedule\n    {}", around::schedule(schedule));
         }
         text.push_str(if tensors > 0 { "  tensors\n" } else { "" });
         for Member { name, shape, .. } in self.of_group(number) {

@@ -1,16 +1,19 @@
 //! The state file: `state.NAME.SLOT` and `state.NAME.step` for each tensor, and in the metadata the exact step
-//! counts and the settings that they were made with.
+//! counts, the settings that they were made with, and what schedules and scaler go on from.
 
+pub mod average;
 mod check;
-mod metadata;
+pub mod metadata;
+mod progress;
 mod write;
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::path::Path;
 
 use anyhow::{Result, bail};
 use wgpu_optim::Rule;
-use wgpu_optim::rule::kept_slots;
+use wgpu_optim::chain::control::Control;
 use wgpu_optim::safetensors::{Archive, Entry};
 
 use crate::config::Config;
@@ -26,6 +29,10 @@ const STEP: &str = "step";
 pub struct Saved {
     archive: Archive,
     steps: BTreeMap<String, u64>,
+    /// How many steps there were, skipped ones included: where schedules go on.
+    pub recorded: u64,
+    /// What the scaler remembers, of a run that had one.
+    pub control: Option<Control>,
     /// Where its settings were others than the config's.
     pub differences: Vec<String>,
 }
@@ -55,7 +62,18 @@ impl Saved {
             differences = metadata.differences(tensors.keys().copied(), config, &archive);
         }
         check.verdict()?;
-        Ok(Self { archive, steps, differences })
+        let progress = metadata.and_then(|metadata| metadata.progress);
+        let most = steps.values().copied().max().unwrap_or_default();
+        if progress.is_none() && config.groups.iter().any(|group| group.schedule.is_some()) {
+            let path = archive.path();
+            differences.push(format!(
+                "{path} does not tell how many steps there were; the schedule goes on at step {most}, the most that a \
+                 tensor has taken"
+            ));
+        }
+        let recorded = progress.map_or(most, |progress| progress.recorded);
+        let control = progress.and_then(|progress| progress.control());
+        Ok(Self { archive, steps, recorded, control, differences })
     }
 
     /// How many steps a tensor has taken, if it has state.
@@ -68,17 +86,17 @@ impl Saved {
         Ok(self.archive.values(self.entry(name, slot)?)?)
     }
 
+    /// Writes the values of a slot.
+    fn copy(&self, name: &str, slot: &str, sink: &mut dyn Write) -> Result<()> {
+        self.archive.read_each(self.entry(name, slot)?, |chunk| anyhow::Ok(sink.write_all(chunk)?))
+    }
+
     fn entry(&self, name: &str, slot: &str) -> Result<&Entry> {
         match self.archive.get(&key(name, slot)) {
             Some(entry) => Ok(entry),
             None => bail!("{}: {:?} is missing", self.archive.path(), key(name, slot)),
         }
     }
-}
-
-/// The slots that settings keep, by name.
-pub fn slots_of<R: Rule>(settings: &R) -> Vec<&'static str> {
-    kept_slots(settings).into_iter().map(|slot| R::SLOTS[slot]).collect()
 }
 
 fn key(name: &str, slot: &str) -> String {

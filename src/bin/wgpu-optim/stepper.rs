@@ -6,6 +6,7 @@ mod gpu;
 use std::io::Write;
 
 use anyhow::{Result, anyhow};
+use wgpu_optim::chain::control::Control;
 use wgpu_optim::{Error, Rule};
 
 use crate::adapter::Choice;
@@ -18,10 +19,17 @@ pub trait Stepper<R: Rule> {
     fn set_gradient(&mut self, tensor: usize, values: Vec<f32>) -> Result<()>;
     fn set_state(&mut self, tensor: usize, slot: &str, values: Vec<f32>) -> Result<()>;
     fn set_step(&mut self, tensor: usize, step: u64) -> Result<()>;
+    /// Puts the scaler's memory back.
+    fn set_control(&mut self, control: Control) -> Result<()>;
+    /// Goes on as if there had been so many steps: where schedules are.
+    fn set_recorded(&mut self, steps: u64);
     fn retune(&mut self, group: usize, settings: R) -> Result<()>;
     /// Steps every tensor but those that have no gradient in this step.
     fn step(&mut self, absent: &[usize]) -> Result<()>;
-    fn step_of(&self, tensor: usize) -> Result<u64>;
+    /// How many steps each tensor has taken, those that were skipped not counted.
+    fn steps(&self) -> Result<Vec<u64>>;
+    /// The scaler's memory, and how many steps were skipped.
+    fn control(&self) -> Result<Control>;
     fn write_params(&self, tensor: usize, sink: &mut dyn Write) -> Result<()>;
     fn write_state(&self, tensor: usize, slot: &str, sink: &mut dyn Write) -> Result<()>;
 }

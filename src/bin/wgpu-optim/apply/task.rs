@@ -12,12 +12,13 @@ use wgpu_optim::Rule;
 use wgpu_optim::safetensors::Archive;
 
 use super::Args;
+use super::skips::Skips;
 use crate::adapter::Choice;
 use crate::config::Config;
 use crate::inputs::{Inputs, Member};
 use crate::output::{Output, commit};
 use crate::report::{Report, count, print, print_json};
-use crate::state::{self, Saved, slots_of};
+use crate::state::{self, Saved, average};
 use crate::stepper::{self, Stepper};
 
 /// What was asked for, with every file open and every number known.
@@ -38,23 +39,32 @@ impl<R: Rule> Task<'_, R> {
         let create = |path: &Option<PathBuf>| path.as_deref().map(Output::create).transpose();
         let mut params = create(&self.args.out_params)?;
         let mut state = create(&self.args.out_state)?;
+        let mut ema = create(&self.args.out_ema)?;
         let mut stepper = stepper::build(&self.choice, &self.config, &self.members)?;
         self.load(stepper.as_mut())?;
-        self.step_all(stepper.as_mut())?;
+        let skips = self.step_all(stepper.as_mut())?;
         if let Some(output) = &mut params {
             output.fill(|sink| self.write_params(stepper.as_ref(), sink))?;
         }
+        let Self { config, inputs, members, saved, .. } = &self;
         if let Some(output) = &mut state {
-            let Self { config, inputs, members, saved, .. } = &self;
             output.fill(|sink| state::write(sink, config, inputs, members, saved.as_ref(), stepper.as_ref()))?;
         }
-        commit(params.into_iter().chain(state).collect())?;
-        self.tell(start.elapsed().as_secs_f64())
+        if let Some(output) = &mut ema {
+            output.fill(|sink| average::write(sink, inputs, members, saved.as_ref(), stepper.as_ref()))?;
+        }
+        commit(params.into_iter().chain(state).chain(ema).collect())?;
+        self.tell(start.elapsed().as_secs_f64(), skips.as_ref())
     }
 
     /// Parameters, and the state that was saved of them.
     fn load(&self, stepper: &mut dyn Stepper<R>) -> Result<()> {
         let params = &self.inputs.params;
+        if let Some(control) = self.saved.as_ref().and_then(|saved| saved.control)
+            && self.config.chain.scaler.is_some()
+        {
+            stepper.set_control(control)?;
+        }
         for (tensor, Member { name, group, .. }) in self.members.iter().enumerate() {
             if let Some(entry) = params.get(name) {
                 stepper.set_params(tensor, params.values(entry)?)?;
@@ -63,7 +73,7 @@ impl<R: Rule> Task<'_, R> {
                 && let Some(step) = saved.step_of(name)
             {
                 stepper.set_step(tensor, step)?;
-                for slot in slots_of(&self.config.groups[*group].steps[0]) {
+                for slot in self.config.slots_of(*group) {
                     stepper.set_state(tensor, slot, saved.values(name, slot)?)?;
                 }
             }
@@ -71,18 +81,32 @@ impl<R: Rule> Task<'_, R> {
         Ok(())
     }
 
-    fn step_all(&mut self, stepper: &mut dyn Stepper<R>) -> Result<()> {
+    /// Returns what the scaler did, if there is one.
+    fn step_all(&mut self, stepper: &mut dyn Stepper<R>) -> Result<Option<Skips>> {
         let bar = progress(self.inputs.grads.len() as u64);
+        let before = self.saved.as_ref().map_or(0, |saved| saved.recorded);
+        let scaled = self.config.chain.scaler.is_some();
+        let mut skips = scaled.then(|| Skips::new(stepper)).transpose()?;
         let mut not_finite = NotFinite::default();
         for step in 0..self.inputs.grads.len() {
             self.retune(stepper, step)?;
+            stepper.set_recorded(before + step as u64);
             let absent = self.load_gradients(stepper, step, &mut not_finite)?;
-            stepper.step(&absent)?;
+            // A step of nothing is none, for the scaler too; only schedules go on.
+            if absent.len() < self.members.len() {
+                stepper.step(&absent)?;
+            }
+            if let Some(skips) = &mut skips {
+                bar.suspend(|| skips.follow(step + 1, stepper, &self.report))?;
+            }
             bar.inc(1);
         }
         bar.finish_and_clear();
-        not_finite.tell(&mut self.report);
-        Ok(())
+        // With a scaler they were not stepped with, and have been told of.
+        if !scaled {
+            not_finite.tell(&mut self.report);
+        }
+        Ok(skips)
     }
 
     fn retune(&self, stepper: &mut dyn Stepper<R>, step: usize) -> Result<()> {
@@ -134,7 +158,7 @@ impl<R: Rule> Task<'_, R> {
         Ok(())
     }
 
-    fn tell(&self, seconds: f64) -> Result<()> {
+    fn tell(&self, seconds: f64, skips: Option<&Skips>) -> Result<()> {
         let elements: u64 = self.members.iter().map(|member| member.len).sum();
         let (tensors, steps) = (self.members.len() as u64, self.inputs.grads.len() as u64);
         let Config { rule, preset, .. } = &self.config;
@@ -151,6 +175,8 @@ impl<R: Rule> Task<'_, R> {
                 "seconds": seconds,
                 "out_params": shown(&self.args.out_params),
                 "out_state": shown(&self.args.out_state),
+                "out_ema": shown(&self.args.out_ema),
+                "scaler": skips.map(Skips::to_json),
                 "warnings": self.report.warnings(),
             }));
         }
@@ -160,7 +186,8 @@ impl<R: Rule> Task<'_, R> {
             count(elements, "element"),
             count(steps, "step"),
             self.choice.describe(),
-        ))
+        ))?;
+        skips.map_or(Ok(()), |skips| print(&format!("{}\n", skips.tell(steps))))
     }
 }
 

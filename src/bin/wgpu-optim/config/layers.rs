@@ -9,8 +9,10 @@ use crate::report::{count, nearest};
 
 /// Settings that may be lists, with one value for each step.
 const LISTS: [&str; 3] = ["lr", "beta1", "momentum"];
-/// Tables of later versions.
-const LATER: [&str; 5] = ["clip", "scaler", "ema", "schedule", "format"];
+/// A table of a later version.
+const LATER: &str = "format";
+/// Tables that are for the whole file.
+const TABLES: [&str; 4] = ["clip", "scaler", "ema", "clamp"];
 /// What frameworks call some settings, where that is too far from our name to be found by likeness.
 const SYNONYMS: [(&str, &str); 9] = [
     ("learning_rate", "lr"),
@@ -75,7 +77,7 @@ impl Layers<'_> {
     }
 
     fn unknown<R: Rule>(&self, settings: &R, key: &str) -> String {
-        if LATER.contains(&key) {
+        if key == LATER {
             return format!("{key:?} comes in a later version of wgpu-optim; leave it out");
         }
         if matches!(key, "rule" | "preset" | "group" | "match") {
@@ -83,19 +85,24 @@ impl Layers<'_> {
                 "{key:?} does not stand here: rule and preset are for the whole file, match for a [[group]]"
             );
         }
+        if TABLES.contains(&key) {
+            return format!("{key:?} does not stand here: the tables {} are for the whole file", TABLES.join(", "));
+        }
         if matches!(key, "groups" | "param_groups") {
             return format!("there is no key {key:?}; a group is written [[group]], in double brackets");
         }
         let own: Vec<&str> = settings.settings().into_iter().map(|(name, _)| name).collect();
         let synonym = SYNONYMS.iter().find(|(theirs, ours)| *theirs == key && own.contains(ours));
-        let near = synonym.map(|(_, ours)| *ours).or(nearest(key, own.iter().copied())).unwrap_or_default();
+        let tables = if self.layers.len() == 1 { &TABLES[..] } else { &[] };
+        let all: Vec<&str> = own.into_iter().chain(tables.iter().copied()).chain(["schedule"]).collect();
+        let near = synonym.map(|(_, ours)| *ours).or(nearest(key, all.iter().copied())).unwrap_or_default();
         let others = rules_with(key);
         let what = if others.is_empty() {
             format!("there is no key {key:?}")
         } else {
             format!("{key:?} belongs to {}, not to {}", others.join(" and "), self.rule)
         };
-        format!("{what}; the nearest is {near:?} of {}", own.join(", "))
+        format!("{what}; the nearest is {near:?} of {}", all.join(", "))
     }
 }
 

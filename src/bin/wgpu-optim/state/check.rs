@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Result, bail};
 use wgpu_optim::Rule;
+use wgpu_optim::chain::EMA;
 use wgpu_optim::rule::Value;
 use wgpu_optim::safetensors::{Archive, Dtype, Entry};
 
 use super::metadata::Metadata;
-use super::{STEP, key, slots_of};
+use super::{STEP, key};
 use crate::config::Config;
 use crate::inputs::Inputs;
 use crate::report::nearest;
@@ -47,7 +48,7 @@ impl<'a, R: Rule> Check<'a, R> {
         let Some((name, slot)) = parts else {
             return Err(format!("{key:?} is not of the form state.NAME.SLOT"));
         };
-        if slot != STEP && !R::SLOTS.contains(&slot) {
+        if slot != STEP && slot != EMA && !R::SLOTS.contains(&slot) {
             return Err(format!("{key:?}: {} keeps no {slot:?}, only {}", R::NAME, R::SLOTS.join(", ")));
         }
         let params = &self.inputs.params;
@@ -66,13 +67,15 @@ impl<'a, R: Rule> Check<'a, R> {
     /// The slots of one tensor are those that its settings keep, each with the parameter's shape.
     pub fn slots(&mut self, name: &str, found: &BTreeSet<&str>) {
         let group = self.config.group_of(name);
-        let kept = slots_of(&self.config.groups[group].steps[0]);
+        let kept = self.config.slots_of(group);
         for slot in kept.iter().chain(&[STEP]).filter(|slot| !found.contains(**slot)) {
-            self.problems.push(format!("{:?} is missing", key(name, slot)));
+            let begin = if *slot == EMA { "; to begin the average now, write the parameters there" } else { "" };
+            self.problems.push(format!("{:?} is missing{begin}", key(name, slot)));
         }
         for slot in found.iter().filter(|slot| **slot != STEP && !kept.contains(*slot)) {
             let group = self.config.group_name(group);
-            self.problems.push(format!("{:?} is not kept by the settings of {group}", key(name, slot)));
+            let keep = if *slot == EMA { ", for which there is a table [ema]" } else { "" };
+            self.problems.push(format!("{:?} is not kept by the settings of {group}{keep}", key(name, slot)));
         }
         for slot in found {
             self.problems.extend(self.misfit(name, slot));
@@ -110,7 +113,7 @@ impl<'a, R: Rule> Check<'a, R> {
         for member in self.inputs.members(self.config) {
             let fresh = metadata.is_some_and(|metadata| metadata.without_state.contains(&member.name));
             if !fresh && !tensors.contains_key(member.name.as_str()) {
-                let kept = slots_of(&self.config.groups[member.group].steps[0]);
+                let kept = self.config.slots_of(member.group);
                 let (slot, step) = (key(&member.name, kept.first().unwrap_or(&STEP)), key(&member.name, STEP));
                 self.problems.push(format!(
                     "{:?} has a gradient, but {slot:?} is missing; to start it afresh, write it as zeros and {step:?} as 0",

@@ -5,11 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::{Context, Result, anyhow, bail};
 use regex::Regex;
 use serde::Deserialize;
-use wgpu_optim::Rule;
-use wgpu_optim::checkpoint::settings;
-use wgpu_optim::rule::Value;
+use serde_json::Value as Json;
+use wgpu_optim::checkpoint::settings::{self, value_to_json};
 use wgpu_optim::safetensors::{Archive, Unique};
+use wgpu_optim::{Chain, Rule, Schedule};
 
+use super::progress::Progress;
+use crate::config::chain::tables;
 use crate::config::{Config, Group, first_match};
 use crate::report::count;
 
@@ -22,7 +24,11 @@ const VERSION: &str = "1";
 pub struct Metadata<R> {
     rule: String,
     pub steps: BTreeMap<String, u64>,
-    groups: Vec<(Option<Regex>, R)>,
+    groups: Vec<SavedSettings<R>>,
+    /// The chain, as tables; `None` in a file of before there was one.
+    chain: Option<Json>,
+    /// What is not the state of a tensor.
+    pub progress: Option<Progress>,
     /// The parameters that had no gradient so far.
     pub without_state: BTreeSet<String>,
 }
@@ -51,18 +57,24 @@ impl<R: Rule> Metadata<R> {
         }
         let Unique(steps) = serde_json::from_str(get("steps")?).context("steps")?;
         let groups: Vec<SavedGroup> = serde_json::from_str(get("groups")?).context("groups")?;
-        let groups: Vec<_> = groups.into_iter().map(SavedGroup::into_settings).collect::<Result<_>>()?;
-        if groups.last().is_none_or(|(pattern, _)| pattern.is_some()) {
+        let groups: Vec<SavedSettings<R>> = groups.into_iter().map(SavedGroup::into_settings).collect::<Result<_>>()?;
+        if groups.last().is_none_or(|group| group.pattern.is_some()) {
             bail!("groups: the last must have no match");
         }
         let without_state = serde_json::from_str(get("without_state")?).context("without_state")?;
-        Ok(Self { rule: rule.into(), steps, groups, without_state })
+        let chain = archive.metadata("chain").map(serde_json::from_str).transpose().context("chain")?;
+        let progress = archive.metadata("progress").map(Progress::parse).transpose().context("progress")?;
+        Ok(Self { rule: rule.into(), steps, groups, chain, progress, without_state })
     }
 
     /// The settings that a tensor was stepped with.
     pub fn settings_of(&self, name: &str) -> &R {
-        let group = first_match(self.groups.iter().map(|(pattern, _)| pattern.as_ref()), name);
-        &self.groups[group.unwrap_or_default()].1
+        &self.group_of(name).settings
+    }
+
+    fn group_of(&self, name: &str) -> &SavedSettings<R> {
+        let group = first_match(self.groups.iter().map(|group| group.pattern.as_ref()), name);
+        &self.groups[group.unwrap_or_default()]
     }
 
     /// Where a config has other numbers, told once for each number.
@@ -73,25 +85,54 @@ impl<R: Rule> Metadata<R> {
         archive: &Archive,
     ) -> Vec<String> {
         let (theirs, ours) = (archive.path(), config.path.display());
-        let mut counts: Vec<((&str, Value, Value), u64)> = Vec::new();
+        let mut counts: Vec<((String, String, String), u64)> = Vec::new();
         for name in names {
-            let now = config.groups[config.group_of(name)].steps[0].settings();
-            for ((setting, then), (_, now)) in self.settings_of(name).settings().into_iter().zip(now) {
-                let difference = (setting, then, now);
+            for difference in differing(self.group_of(name), &config.groups[config.group_of(name)]) {
                 match counts.iter_mut().find(|(known, _)| *known == difference) {
                     Some((_, count)) => *count += 1,
-                    None if difference.1 == difference.2 => {}
                     None => counts.push((difference, 1)),
                 }
             }
         }
-        let tell = |((setting, then, now), n)| {
-            format!("{setting} was {then} in {theirs} and is {now} in {ours} ({})", count(n, "tensor"))
-        };
-        let rule = (self.rule != config.rule)
-            .then(|| format!("the rule was {} in {theirs} and is {} in {ours}", self.rule, config.rule));
-        rule.into_iter().chain(counts.into_iter().map(tell)).collect()
+        let tell = |what: &str, then: &str, now: &str| format!("{what} was {then} in {theirs} and is {now} in {ours}");
+        let mut told = Vec::new();
+        if self.rule != config.rule {
+            told.push(format!("the rule was {} in {theirs} and is {} in {ours}", self.rule, config.rule));
+        }
+        let numbers = counts.into_iter();
+        told.extend(
+            numbers.map(|((what, then, now), n)| format!("{} ({})", tell(&what, &then, &now), count(n, "tensor"))),
+        );
+        let now = chain_json(&config.chain);
+        for table in CHAIN {
+            let shown = |chain: &Json| chain.get(table).map_or("not there".into(), Json::to_string);
+            let (then, now) = (self.chain.as_ref().map_or("not there".into(), shown), shown(&now));
+            if then != now {
+                told.push(tell(&format!("[{table}]"), &then, &now));
+            }
+        }
+        told
     }
+}
+
+/// The tables of a chain.
+const CHAIN: [&str; 4] = ["clip", "scaler", "ema", "clamp"];
+
+/// The settings in which a group differs from what it was, and the schedule, with both of them.
+fn differing<R: Rule>(then: &SavedSettings<R>, now: &Group<R>) -> Vec<(String, String, String)> {
+    let settings = then.settings.settings().into_iter().zip(now.steps[0].settings());
+    let mut differing: Vec<_> = settings
+        .filter(|((_, then), (_, now))| then != now)
+        .map(|((setting, then), (_, now))| (setting.to_string(), then.to_string(), now.to_string()))
+        .collect();
+    if then.schedule != now.schedule {
+        let shown = |schedule: &Option<Schedule>| match schedule {
+            Some(schedule) => serde_json::to_string(schedule).unwrap_or_default(),
+            None => "not there".into(),
+        };
+        differing.push(("the schedule".into(), shown(&then.schedule), shown(&now.schedule)));
+    }
+    differing
 }
 
 /// The metadata of a file to be written.
@@ -99,8 +140,9 @@ pub fn to_json<R: Rule>(
     config: &Config<R>,
     steps: &BTreeMap<String, u64>,
     without_state: &BTreeSet<&str>,
-) -> Result<serde_json::Map<String, serde_json::Value>> {
-    let groups: Vec<serde_json::Value> = config.groups.iter().map(group_json).collect();
+    progress: &Progress,
+) -> Result<serde_json::Map<String, Json>> {
+    let groups: Vec<Json> = config.groups.iter().map(group_json).collect::<Result<_>>()?;
     let pairs = [
         ("format", FORMAT.to_string()),
         ("version", VERSION.to_string()),
@@ -108,15 +150,36 @@ pub fn to_json<R: Rule>(
         ("preset", config.preset.clone()),
         ("steps", serde_json::to_string(steps)?),
         ("groups", serde_json::to_string(&groups)?),
+        ("chain", serde_json::to_string(&chain_json(&config.chain))?),
+        ("progress", serde_json::to_string(progress)?),
         ("without_state", serde_json::to_string(without_state)?),
     ];
     Ok(pairs.into_iter().map(|(key, value)| (key.to_string(), value.into())).collect())
 }
 
-/// A group with the settings of its last step.
-fn group_json<R: Rule>(group: &Group<R>) -> serde_json::Value {
+/// A group with the settings of its last step, as they are before a schedule moves them.
+fn group_json<R: Rule>(group: &Group<R>) -> Result<Json> {
     let settings = group.steps.last().map(settings::to_json).unwrap_or_default();
-    serde_json::json!({"match": group.pattern.as_ref().map(Regex::as_str), "settings": settings})
+    let mut json = serde_json::json!({"match": group.pattern.as_ref().map(Regex::as_str), "settings": settings});
+    if let Some(schedule) = &group.schedule {
+        json["schedule"] = serde_json::to_value(schedule)?;
+    }
+    Ok(json)
+}
+
+/// The chain as an object of its tables.
+pub fn chain_json(chain: &Chain) -> Json {
+    let object = |keys: Vec<(&str, wgpu_optim::rule::Value)>| -> Json {
+        keys.into_iter().map(|(key, value)| (key.to_string(), value_to_json(value))).collect()
+    };
+    tables(chain).into_iter().map(|(table, keys)| (table.to_string(), object(keys))).collect()
+}
+
+/// Settings of a group, as they were.
+struct SavedSettings<R> {
+    pattern: Option<Regex>,
+    settings: R,
+    schedule: Option<Schedule>,
 }
 
 #[derive(Deserialize)]
@@ -124,14 +187,15 @@ fn group_json<R: Rule>(group: &Group<R>) -> serde_json::Value {
 struct SavedGroup {
     #[serde(rename = "match")]
     pattern: Option<String>,
-    settings: Unique<serde_json::Value>,
+    settings: Unique<Json>,
+    schedule: Option<Schedule>,
 }
 
 impl SavedGroup {
-    fn into_settings<R: Rule>(self) -> Result<(Option<Regex>, R)> {
+    fn into_settings<R: Rule>(self) -> Result<SavedSettings<R>> {
         let pattern = self.pattern.as_deref().map(Regex::new).transpose().context("groups")?;
         let Some((_, _, preset)) = R::PRESETS.first() else { bail!("{} has no presets", R::NAME) };
         let settings = settings::from_json(preset, &self.settings.0).map_err(|why| anyhow!("groups: {why}"))?;
-        Ok((pattern, settings))
+        Ok(SavedSettings { pattern, settings, schedule: self.schedule })
     }
 }

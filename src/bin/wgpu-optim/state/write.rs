@@ -7,7 +7,8 @@ use anyhow::Result;
 use wgpu_optim::Rule;
 use wgpu_optim::safetensors::{self, Dtype};
 
-use super::{STEP, Saved, key, metadata, slots_of};
+use super::progress::Progress;
+use super::{STEP, Saved, key, metadata};
 use crate::config::Config;
 use crate::inputs::{Inputs, Member};
 use crate::stepper::Stepper;
@@ -34,23 +35,20 @@ pub fn write<R: Rule>(
     stepper: &dyn Stepper<R>,
 ) -> Result<()> {
     let sources = sources(members, saved);
-    let mut steps = BTreeMap::new();
+    let live = stepper.steps()?;
+    let step = |(name, source): (&&str, &Source<'_>)| match source {
+        Source::Live(tensor) => (name.to_string(), live[*tensor]),
+        Source::Kept(saved) => (name.to_string(), saved.step_of(name).unwrap_or_default()),
+    };
+    let steps: BTreeMap<String, u64> = sources.iter().map(step).collect();
+    let recorded = saved.map_or(0, |saved| saved.recorded) + inputs.grads.len() as u64;
+    let progress = Progress::new(&config.chain, recorded, stepper.control()?);
+    sink.write_all(&head(config, inputs, &sources, (&steps, &progress))?)?;
     for (name, source) in &sources {
-        let step = match source {
-            Source::Live(tensor) => stepper.step_of(*tensor)?,
-            Source::Kept(saved) => saved.step_of(name).unwrap_or_default(),
-        };
-        steps.insert(name.to_string(), step);
-    }
-    sink.write_all(&head(config, inputs, &sources, &steps)?)?;
-    for (name, source) in &sources {
-        for slot in slots_of(&config.groups[config.group_of(name)].steps[0]) {
+        for slot in config.slots_of(config.group_of(name)) {
             match source {
                 Source::Live(tensor) => stepper.write_state(*tensor, slot, sink)?,
-                Source::Kept(saved) => {
-                    let entry = saved.entry(name, slot)?;
-                    saved.archive.read_each(entry, |chunk| anyhow::Ok(sink.write_all(chunk)?))?;
-                }
+                Source::Kept(saved) => saved.copy(name, slot, sink)?,
             }
         }
         sink.write_all(&(steps[*name] as f32).to_le_bytes())?;
@@ -69,7 +67,7 @@ fn head<R: Rule>(
     config: &Config<R>,
     inputs: &Inputs,
     sources: &BTreeMap<&str, Source<'_>>,
-    steps: &BTreeMap<String, u64>,
+    (steps, progress): (&BTreeMap<String, u64>, &Progress),
 ) -> Result<Vec<u8>> {
     let params = inputs.params.entries().iter();
     let never = params.filter(|param| param.dtype == Dtype::F32 && !param.is_empty());
@@ -78,11 +76,11 @@ fn head<R: Rule>(
     let mut tensors: Vec<(String, &[u64])> = Vec::new();
     for name in sources.keys() {
         let shape = inputs.params.get(name).map_or(&[][..], |param| &param.shape);
-        for slot in slots_of(&config.groups[config.group_of(name)].steps[0]) {
+        for slot in config.slots_of(config.group_of(name)) {
             tensors.push((key(name, slot), shape));
         }
         tensors.push((key(name, STEP), &[]));
     }
     let tensors = tensors.iter().map(|(key, shape)| (key.as_str(), *shape));
-    Ok(safetensors::head(metadata::to_json(config, steps, &without_state)?, tensors)?)
+    Ok(safetensors::head(metadata::to_json(config, steps, &without_state, progress)?, tensors)?)
 }

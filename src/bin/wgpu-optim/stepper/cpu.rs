@@ -3,6 +3,7 @@
 use std::io::Write;
 
 use anyhow::Result;
+use wgpu_optim::chain::control::Control;
 use wgpu_optim::{Rule, cpu};
 
 use super::{Stepper, names};
@@ -22,9 +23,10 @@ impl<R: Rule> Cpu<R> {
             let members = members.iter().filter(move |member| member.group == group);
             members.map(|member| (member.name.as_str(), member.len as usize))
         };
-        let mut optimizer = cpu::Optimizer::new(config.groups[0].steps[0].clone(), of(0))?;
-        for (number, group) in config.groups.iter().enumerate().skip(1) {
+        let mut optimizer = cpu::Optimizer::with_chain(config.chain.clone())?;
+        for (number, group) in config.groups.iter().enumerate() {
             optimizer.add_group(group.steps[0].clone(), of(number))?;
+            optimizer.set_schedule(number, group.schedule.clone())?;
         }
         let names: Vec<String> = members.iter().map(|member| member.name.clone()).collect();
         let (params, grads) = (vec![Vec::new(); names.len()], vec![Vec::new(); names.len()]);
@@ -51,6 +53,15 @@ impl<R: Rule> Stepper<R> for Cpu<R> {
         Ok(self.optimizer.set_step(&self.names[tensor], step)?)
     }
 
+    fn set_control(&mut self, control: Control) -> Result<()> {
+        self.optimizer.set_control(control);
+        Ok(())
+    }
+
+    fn set_recorded(&mut self, steps: u64) {
+        self.optimizer.set_recorded(steps);
+    }
+
     fn retune(&mut self, group: usize, settings: R) -> Result<()> {
         Ok(self.optimizer.retune(group, settings)?)
     }
@@ -63,8 +74,13 @@ impl<R: Rule> Stepper<R> for Cpu<R> {
         Ok(self.optimizer.thaw(names(&self.names, absent))?)
     }
 
-    fn step_of(&self, tensor: usize) -> Result<u64> {
-        Ok(self.optimizer.step_of(&self.names[tensor])?)
+    fn steps(&self) -> Result<Vec<u64>> {
+        let steps = self.names.iter().map(|name| self.optimizer.step_of(name));
+        Ok(steps.collect::<Result<_, _>>()?)
+    }
+
+    fn control(&self) -> Result<Control> {
+        Ok(*self.optimizer.control())
     }
 
     fn write_params(&self, tensor: usize, sink: &mut dyn Write) -> Result<()> {

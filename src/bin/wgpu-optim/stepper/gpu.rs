@@ -3,7 +3,8 @@
 use std::io::Write;
 
 use anyhow::{Context, Result};
-use wgpu_optim::{Arena, BufferRange, Group, Optimizer, Rule, readback, wgpu};
+use wgpu_optim::chain::control::Control;
+use wgpu_optim::{Arena, BufferRange, Group, Kernels, Optimizer, Rule, readback, wgpu};
 
 use super::{Stepper, advise, names};
 use crate::adapter::{Opened, open};
@@ -33,7 +34,12 @@ impl<R: Rule> Gpu<R> {
             }
             groups.push(Group::new(group.steps[0].clone(), own));
         }
-        let optimizer = Optimizer::with_groups(&opened.device, groups).map_err(advise)?;
+        let kernels = Kernels::new(&opened.device)?;
+        let chain = config.chain.clone();
+        let mut optimizer = Optimizer::with_chain(&opened.device, &kernels, chain, groups).map_err(advise)?;
+        for (number, group) in config.groups.iter().enumerate() {
+            optimizer.set_schedule(number, group.schedule.clone())?;
+        }
         let names = members.iter().map(|member| member.name.clone()).collect();
         Ok(Self { opened, arena, optimizer, names, waiting: 0 })
     }
@@ -94,6 +100,15 @@ impl<R: Rule> Stepper<R> for Gpu<R> {
         Ok(self.optimizer.set_step(&self.names[tensor], step)?)
     }
 
+    fn set_control(&mut self, control: Control) -> Result<()> {
+        self.optimizer.write_control(&self.opened.queue, &control);
+        Ok(())
+    }
+
+    fn set_recorded(&mut self, steps: u64) {
+        self.optimizer.set_recorded(steps);
+    }
+
     fn retune(&mut self, group: usize, settings: R) -> Result<()> {
         Ok(self.optimizer.retune(group, settings)?)
     }
@@ -110,8 +125,14 @@ impl<R: Rule> Stepper<R> for Gpu<R> {
         self.settle()
     }
 
-    fn step_of(&self, tensor: usize) -> Result<u64> {
-        Ok(self.optimizer.step_of(&self.names[tensor])?)
+    fn steps(&self) -> Result<Vec<u64>> {
+        let Opened { device, queue, .. } = &self.opened;
+        Ok(self.optimizer.read_steps_blocking(device, queue)?)
+    }
+
+    fn control(&self) -> Result<Control> {
+        let Opened { device, queue, .. } = &self.opened;
+        Ok(self.optimizer.read_control_blocking(device, queue)?)
     }
 
     fn write_params(&self, tensor: usize, sink: &mut dyn Write) -> Result<()> {
