@@ -223,9 +223,9 @@ impl Scaler {
     fn check(&self) -> Result<(), Error> {
         let range = Range(NAME);
         range.positive("scaler.init_scale", self.init_scale)?;
-        range.from_to("scaler.growth_factor", self.growth_factor, 1.0, f64::from(f32::MAX))?;
+        range.between("scaler.growth_factor", self.growth_factor, 1.0, f64::from(f32::MAX))?;
         range.positive("scaler.backoff_factor", self.backoff_factor)?;
-        range.from_to("scaler.backoff_factor", self.backoff_factor, 0.0, 1.0)?;
+        range.between("scaler.backoff_factor", self.backoff_factor, 0.0, 1.0)?;
         range.positive("scaler.growth_interval", self.growth_interval.into())
     }
 }
@@ -248,8 +248,8 @@ pub struct Clamp {
 impl Clamp {
     fn check(&self) -> Result<(), Error> {
         let most = f64::from(f32::MAX);
-        Range(NAME).from_to("clamp.min", self.min, -most, most)?;
-        Range(NAME).from_to("clamp.max", self.max, self.min, most)
+        Range(NAME).between("clamp.min", self.min, -most, most)?;
+        Range(NAME).between("clamp.max", self.max, self.min, most)
     }
 }
 

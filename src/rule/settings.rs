@@ -178,7 +178,7 @@ impl Range {
     }
 
     /// `least <= x <= most`.
-    pub fn from_to(&self, setting: &'static str, x: f64, least: f64, most: f64) -> Result<(), Error> {
+    pub fn between(&self, setting: &'static str, x: f64, least: f64, most: f64) -> Result<(), Error> {
         self.require((least..=most).contains(&x), setting, x, || {
             format!("{} <= {setting} <= {}", number(least), number(most))
         })
