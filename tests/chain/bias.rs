@@ -124,11 +124,10 @@ fn every_correction() -> [Adam; 6] {
 fn folds_agree(gpu: &Gpu, settings: &Adam, t: u64) {
     let specs = [(0, 0, 300), (0, 1, 33)];
     let [device, host] = [scaled(), Chain::default()].map(|chain| {
-        let mut bench = Bench::new(gpu, &chain, &[settings.clone()], &specs);
-        for i in 0..2 {
+        let mut bench = Bench::new(gpu, &chain, std::slice::from_ref(settings), &specs);
+        for (i, &(_, _, len)) in specs.iter().enumerate() {
             for slot in bench.optimizer.slots(&format!("t{i}")).unwrap() {
-                let of = |k: usize| 0.25 + k as f32 / 100.0;
-                let values: Vec<f32> = (0..specs[i].2).map(of).collect();
+                let values: Vec<f32> = (0..len).map(|k| 0.25 + k as f32 / 100.0).collect();
                 let (device, queue) = (&gpu.device, &gpu.queue);
                 bench.optimizer.write_state_blocking(device, queue, &format!("t{i}"), slot, &values).unwrap();
             }
