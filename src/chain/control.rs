@@ -76,7 +76,7 @@ impl Control {
         let norm_clip = chain.clip.as_ref().filter(|clip| clip.over != Over::Value);
         let factor = |measure: &Measure| unscale * norm_clip.map_or(1.0, |clip| clipped(clip, measure.norm * unscale));
         let verdict = Verdict { skip: found && chain.scaler.is_some(), factors: measures.iter().map(factor).collect() };
-        self.skipped += u64::from(verdict.skip);
+        self.skipped = self.skipped.saturating_add(verdict.skip.into());
         self.update(chain, found);
         verdict
     }
@@ -85,7 +85,7 @@ impl Control {
     fn update(&mut self, chain: &Chain, found: bool) {
         let Some(scaler) = &chain.scaler else { return };
         let (growth, backoff) = (scaler.growth_factor as f32, scaler.backoff_factor as f32);
-        let clean = select_u32(self.growth_tracker + 1, 0, found);
+        let clean = select_u32(self.growth_tracker.wrapping_add(1), 0, found);
         let grown = self.scale * growth;
         let grows = clean == scaler.growth_interval && grown <= f32::MAX;
         let kept = if grows { grown } else { self.scale };
