@@ -9,6 +9,8 @@
 
 pub mod control;
 pub mod gate;
+#[cfg(feature = "serde")]
+mod table;
 
 use crate::Error;
 use crate::rule::{Range, words};
@@ -17,15 +19,44 @@ use crate::rule::{Range, words};
 const NAME: &str = "chain";
 
 /// The parts of the chain; the default has none of them, and costs nothing.
+///
+/// With feature `serde` it is a table of tables, one for each part that is on. Keys that are not known are refused; ranges
+/// are for [`check`](Chain::check).
+///
+/// ```toml
+/// accumulate = true      # zero_grads too; false by default
+///
+/// [clip]                 # one of global_norm, group_norm, tensor_norm, value
+/// global_norm = 1.0
+/// norm = "l2"            # "inf"
+/// form = "pytorch"       # "keras", "optax"; by default that of Clip's constructors
+///
+/// [scaler]               # the rest is Scaler::PYTORCH's
+/// init_scale = 1024.0
+///
+/// [clamp]
+/// min = -1.0
+/// max = 1.0
+///
+/// [ema]
+/// decay = 0.99
+/// overwrite_every = 100  # 0 by default
+/// ```
 #[derive(Clone, Debug, Default, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
 pub struct Chain {
     /// Hold the gradient to a length.
+    #[cfg_attr(feature = "serde", serde(skip_serializing_if = "Option::is_none"))]
     pub clip: Option<Clip>,
     /// Gradients come scaled; steps with a gradient that is not finite are skipped.
+    #[cfg_attr(feature = "serde", serde(skip_serializing_if = "Option::is_none"))]
     pub scaler: Option<Scaler>,
     /// Hold parameters to a range, after the update.
+    #[cfg_attr(feature = "serde", serde(skip_serializing_if = "Option::is_none"))]
     pub clamp: Option<Clamp>,
     /// Keep a running average of the parameters, in the slot `ema`.
+    #[cfg_attr(feature = "serde", serde(skip_serializing_if = "Option::is_none"))]
     pub ema: Option<Ema>,
     /// Gradients are summed up by `accumulate`, in the slot `accumulated_grad`, and the step takes the sum.
     pub accumulate: bool,
@@ -85,20 +116,28 @@ impl Chain {
 
     /// Refuses another chain where it would need other state, or other bookkeeping, than this one.
     pub(crate) fn check_retuned(&self, to: &Self) -> Result<(), Error> {
-        let fixed = |chain: &Self| {
-            [
-                ("ema", on(chain.ema.is_some())),
-                ("accumulate", on(chain.accumulate)),
-                ("scaler", on(chain.scaler.is_some())),
-                ("clip", chain.kind_of_clip()),
-            ]
-        };
-        for ((part, from), (_, to)) in fixed(self).into_iter().zip(fixed(to)) {
-            if from != to {
-                return Err(Error::Chain { part, from, to });
-            }
+        match self.changed_structure(to).next() {
+            Some((part, from, to)) => Err(Error::Chain { part, from, to }),
+            None => Ok(()),
         }
-        Ok(())
+    }
+
+    /// The parts that need other state or other bookkeeping in another chain, with what they are here and there.
+    pub(crate) fn changed_structure(
+        &self,
+        to: &Self,
+    ) -> impl Iterator<Item = (&'static str, &'static str, &'static str)> {
+        let parts = self.structure().into_iter().zip(to.structure());
+        parts.filter(|((_, from), (_, to))| from != to).map(|((part, from), (_, to))| (part, from, to))
+    }
+
+    fn structure(&self) -> [(&'static str, &'static str); 4] {
+        [
+            ("ema", on(self.ema.is_some())),
+            ("accumulate", on(self.accumulate)),
+            ("scaler", on(self.scaler.is_some())),
+            ("clip", self.kind_of_clip()),
+        ]
     }
 
     /// A clip by a norm measures, which one by value does not, unless a scaler measures anyway.
@@ -161,6 +200,8 @@ words! {
 ///
 /// Cost: a norm reads each gradient once more (4 bytes an element); a value costs nothing.
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(try_from = "table::ClipTable", into = "table::ClipTable"))]
 pub struct Clip {
     /// The most that a norm, or the magnitude of an element, may be, `> 0`.
     pub max: f64,
@@ -213,6 +254,8 @@ impl Clip {
 /// stay what they were, and the scale backs off, unless it would
 /// leave f32's normal numbers, whose inverses are finite.
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
 pub struct Scaler {
     /// The first scale, `> 0`.
     pub init_scale: f64,
@@ -247,6 +290,8 @@ impl Default for Scaler {
 
 /// A range for parameters: those outside are set to its nearer end after the update.
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(deny_unknown_fields))]
 pub struct Clamp {
     /// The least.
     pub min: f64,
@@ -267,10 +312,13 @@ impl Clamp {
 ///
 /// Cost: 8 bytes an element.
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(deny_unknown_fields))]
 pub struct Ema {
     /// The share of the average that stays, in `[0, 1)`; Keras's `ema_momentum`, 0.99 there.
     pub decay: f64,
     /// Set the parameters to the average after every so many steps; 0 is never. Keras's `ema_overwrite_frequency`.
+    #[cfg_attr(feature = "serde", serde(default))]
     pub overwrite_every: u32,
 }
 

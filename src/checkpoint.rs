@@ -29,10 +29,16 @@
 //! | `crc32` | the checksum of the header and of each tensor, in hex |
 //! | `format`, `version` | `wgpu-optim-checkpoint`, `1` |
 //! | `rule` | the rule's name |
-//! | `groups` | for each group its settings, and the names of its tensors |
-//! | `steps` | each tensor's step count, exact to 2^64 - 1 |
+//! | `groups` | for each group its settings, the names of its tensors, and its schedule if it has one |
+//! | `steps` | each tensor's step count, exact to 2^64 - 1; steps that a scaler left out are not in it |
 //! | `frozen` | the names of the tensors that are frozen |
 //! | `extras` | values that the caller adds, by name |
+//! | `chain` | the settings of the [`Chain`] |
+//! | `recorded` | how many steps there were, those left out among them: where schedules are |
+//! | `scaler` | with a scaler: `scale`, to the bit, `growth_tracker` and `skipped` |
+//! | `histories` | with a scaler: a number for each tensor; those that are stepped together have the same |
+//!
+//! The last four, and a group's schedule, may be absent, as in files that are older than they are: nothing of it was in use.
 //!
 //! It is written under another name beside its place, synced, and renamed: after a crash the old file or the new one is
 //! there whole. Both ways go in chunks, so that no slot lies in memory beside the optimizer's own.
@@ -61,6 +67,7 @@ mod fitted;
 mod from_pytorch;
 pub(crate) mod native;
 mod pytorch;
+mod running;
 mod saved;
 pub mod settings;
 pub(crate) mod to_pytorch;
@@ -77,8 +84,10 @@ use native::Native;
 pub use serde_json::Value as Json;
 pub(crate) use write::{Outline, Source, Writer};
 
+use crate::chain::Chain;
 use crate::rule::Rule;
 use crate::safetensors::Archive;
+use crate::schedule::Schedule;
 
 /// What a caller adds to a checkpoint: sections of its own, by name. A section may have a value, a tensor or both.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -108,7 +117,8 @@ pub struct Load<'a, P = bool> {
     /// too.
     pub extras: &'a [&'a str],
     /// Give the groups the file's numbers, as PyTorch's `load_state_dict` does. Otherwise every setting must be what it
-    /// was. Those that decide about state must be in any case. `load_partial` keeps the optimizer's numbers.
+    /// was. Those that decide about state must be in any case. The schedules and the chain are settings in this, too,
+    /// but for `zero_grads`, which stays the optimizer's. `load_partial` keeps the optimizer's numbers.
     pub retune: bool,
 }
 
@@ -191,6 +201,22 @@ impl Checkpoint {
         match self.groups(base)? {
             Ok(groups) => Ok(groups),
             Err(disagreement) => Err(Error::Mismatch { path: self.path().into(), disagreements: vec![disagreement] }),
+        }
+    }
+
+    /// The chain that was saved, for an optimizer that is to be built like that one; the default in files that know of none.
+    pub fn chain(&self) -> Chain {
+        match &self.format {
+            Format::Native(native) => native.running.chain.clone(),
+            Format::PyTorch(_) => Chain::default(),
+        }
+    }
+
+    /// The schedule of each group that was saved; empty in files that know of none.
+    pub fn schedules(&self) -> &[Option<Schedule>] {
+        match &self.format {
+            Format::Native(native) => &native.schedules,
+            Format::PyTorch(_) => &[],
         }
     }
 

@@ -4,7 +4,7 @@ mod access;
 #[cfg(all(feature = "checkpoint", not(target_arch = "wasm32")))]
 mod checkpoint;
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use crate::Error;
 use crate::chain::{ACCUMULATED, Chain};
@@ -506,10 +506,15 @@ impl<R: Rule> Optimizer<R> {
     fn set_steps(&mut self, tensors: std::ops::Range<usize>, step: u64) {
         self.roster.set_step(tensors.clone(), step);
         self.classified = false;
+        self.tell_steps(tensors.map(|tensor| (tensor, step)));
+    }
+
+    /// Has the next step tell the device how many steps these tensors have taken.
+    fn tell_steps(&mut self, counts: impl IntoIterator<Item = (usize, u64)>) {
         if let Some(decided) = &mut self.decided {
-            decided.sets.retain(|(tensor, _)| !tensors.contains(&(*tensor as usize)));
-            let count = step.try_into().unwrap_or(u32::MAX);
-            decided.sets.extend(tensors.map(|tensor| (tensor as u32, count)));
+            let count = |(tensor, step): (usize, u64)| (tensor as u32, step.try_into().unwrap_or(u32::MAX));
+            let told: BTreeMap<u32, u32> = decided.sets.drain(..).chain(counts.into_iter().map(count)).collect();
+            decided.sets = told.into_iter().collect();
         }
     }
 

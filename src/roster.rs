@@ -28,7 +28,7 @@ pub(crate) struct Member {
     /// What became of it where others were stepped without it: tensors of one history have taken the same steps, also
     /// where a device has left some out.
     history: u64,
-    /// Steps recorded when it was frozen.
+    /// Where [`Roster::taken`] was when it was frozen.
     frozen_at: u64,
 }
 
@@ -37,12 +37,12 @@ impl Member {
         Self { name, len, group, frozen: false, step: 0, history: 0, frozen_at: 0 }
     }
 
-    /// Freezes or thaws it when so many steps were recorded.
-    fn set_frozen(&mut self, frozen: bool, recorded: u64) {
+    /// Freezes or thaws it when so many steps were taken.
+    fn set_frozen(&mut self, frozen: bool, taken: u64) {
         match (self.frozen, frozen) {
-            (false, true) => self.frozen_at = recorded,
-            (true, false) if self.frozen_at != recorded => {
-                self.history = hashed((self.history, self.frozen_at, recorded));
+            (false, true) => self.frozen_at = taken,
+            (true, false) if self.frozen_at != taken => {
+                self.history = hashed((self.history, self.frozen_at, taken));
             }
             _ => {}
         }
@@ -77,6 +77,18 @@ pub(crate) struct Next {
     pub first: usize,
 }
 
+/// What a tensor has taken, as it is put back.
+#[cfg(all(feature = "checkpoint", not(target_arch = "wasm32")))]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Count {
+    pub tensor: usize,
+    pub step: u64,
+    /// Its number among [`Roster::histories`].
+    pub history: u64,
+    /// Whether it is frozen, where that is told.
+    pub frozen: Option<bool>,
+}
+
 /// Groups of settings, and the tensors in them.
 #[derive(Clone, Debug)]
 pub(crate) struct Roster<R> {
@@ -91,8 +103,10 @@ pub(crate) struct Roster<R> {
     /// The first tensor of each class.
     firsts: Vec<usize>,
     chain: Chain,
-    /// Steps so far, of whatever tensors.
+    /// Steps so far, of whatever tensors: where schedules are.
     recorded: u64,
+    /// The same, but never set back: where histories part.
+    taken: u64,
 }
 
 impl<R: Rule> Roster<R> {
@@ -108,6 +122,7 @@ impl<R: Rule> Roster<R> {
             firsts: Vec::new(),
             chain,
             recorded: 0,
+            taken: 0,
         }
     }
 
@@ -283,7 +298,7 @@ impl<R: Rule> Roster<R> {
 
     pub fn set_step(&mut self, tensors: impl IntoIterator<Item = usize>, step: u64) {
         self.settle();
-        let history = hashed((self.recorded, step));
+        let history = hashed((self.taken, step));
         for tensor in tensors {
             let member = &mut self.members[tensor];
             (member.step, member.history) = (step, history);
@@ -291,14 +306,26 @@ impl<R: Rule> Roster<R> {
         self.classify();
     }
 
-    /// Puts back the step counts of some tensors, and whether they are frozen where that is told.
+    /// A number for each tensor: those of one number have taken the same steps, and will be stepped together.
     #[cfg(all(feature = "checkpoint", not(target_arch = "wasm32")))]
-    pub fn restore(&mut self, counts: &[(usize, u64, Option<bool>)]) {
+    pub fn histories(&self) -> Vec<u64> {
+        let mut seen = HashMap::new();
+        let mut number = |(tensor, member): (usize, &Member)| {
+            let apart = (member.frozen && member.frozen_at != self.taken).then_some(member.frozen_at);
+            let next = seen.len() as u64;
+            *seen.entry((self.step_of(tensor), member.history, apart)).or_insert(next)
+        };
+        self.members.iter().enumerate().map(&mut number).collect()
+    }
+
+    /// Puts back what tensors have taken. Those that go on from counts that only a device knows stay apart from them.
+    #[cfg(all(feature = "checkpoint", not(target_arch = "wasm32")))]
+    pub fn restore(&mut self, counts: &[Count]) {
         self.settle();
-        for &(tensor, step, frozen) in counts {
+        for &Count { tensor, step, history, frozen } in counts {
             let member = &mut self.members[tensor];
-            (member.step, member.history) = (step, hashed((self.recorded, step)));
-            member.frozen = frozen.unwrap_or(member.frozen);
+            (member.step, member.history) = (step, hashed((self.taken, step, history)));
+            (member.frozen, member.frozen_at) = (frozen.unwrap_or(member.frozen), self.taken);
         }
         self.classify();
     }
@@ -314,7 +341,7 @@ impl<R: Rule> Roster<R> {
         }
         self.settle();
         for &tensor in tensors {
-            self.members[tensor].set_frozen(frozen, self.recorded);
+            self.members[tensor].set_frozen(frozen, self.taken);
         }
         self.classify();
         true
@@ -356,12 +383,13 @@ impl<R: Rule> Roster<R> {
 
     /// Counts a step that no tensor took.
     pub fn skip(&mut self) {
-        self.recorded += 1;
+        self.recorded = self.recorded.saturating_add(1);
+        self.taken += 1;
     }
 
     /// Counts one step of every tensor that is not frozen.
     pub fn advance(&mut self) {
-        self.recorded += 1;
+        self.skip();
         for class in &mut self.classes {
             class.step = class.step.saturating_add(1);
         }

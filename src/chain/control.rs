@@ -76,7 +76,7 @@ impl Control {
         let norm_clip = chain.clip.as_ref().filter(|clip| clip.over != Over::Value);
         let factor = |measure: &Measure| unscale * norm_clip.map_or(1.0, |clip| clipped(clip, measure.norm * unscale));
         let verdict = Verdict { skip: found && chain.scaler.is_some(), factors: measures.iter().map(factor).collect() };
-        self.skipped += u64::from(verdict.skip);
+        self.skipped = self.skipped.saturating_add(verdict.skip.into());
         self.update(chain, found);
         verdict
     }

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::native::Standing;
 use super::{
     Checkpoint, Error, From, Load, Outline, Plane, Report, Request, Save, Source, Writer, fit, native, to_pytorch,
 };
@@ -27,7 +28,7 @@ impl<R: Rule> Optimizer<R, f32> {
         if save.params.is_some() {
             self.check_params(params.iter().map(|params| params.len()))?;
         }
-        let outline = native::outline(&self.roster, save.params.is_some(), &save.extras, |_| None);
+        let outline = native::outline(&self.roster, &self.standing(), save.params.is_some(), &save.extras, |_| None);
         let unstorable = |what| Error::Unstorable { path: path.display().to_string(), what };
         self.write(path, &outline.map_err(unstorable)?, params)
     }
@@ -40,7 +41,11 @@ impl<R: Rule> Optimizer<R, f32> {
     pub fn save_pytorch(&self, path: impl AsRef<Path>) -> Result<(), Error> {
         let path = path.as_ref();
         let no_counterpart = |message| Error::NoCounterpart { path: path.display().to_string(), message };
-        self.write(path, &to_pytorch::outline(&self.roster, |_| None).map_err(no_counterpart)?, &[])
+        self.write(
+            path,
+            &to_pytorch::outline(&self.roster, &self.standing().steps, |_| None).map_err(no_counterpart)?,
+            &[],
+        )
     }
 
     /// Takes the state, the step counts and what is frozen from a file that fits in everything, and the parameters and
@@ -75,12 +80,13 @@ impl<R: Rule> Optimizer<R, f32> {
         partial: bool,
     ) -> Result<Report, Error> {
         let Load { params, extras, retune } = load;
-        let request = Request { params: params.is_some(), extras, retune: retune && !partial, partial };
+        let request = Request { params: params.is_some(), extras, retune: retune && !partial, partial, most: u64::MAX };
         let params = params.unwrap_or_default();
         if request.params {
             self.check_params(params.iter().map(|params| params.len()))?;
         }
         let fitted = fit(checkpoint, &self.roster, &request)?;
+        let settled = fitted.settled(&self.roster)?;
         for step in &fitted.moves {
             let to = match step.plane {
                 Plane::Slot(plane) => {
@@ -94,7 +100,16 @@ impl<R: Rule> Optimizer<R, f32> {
                 ref entry => checkpoint.read(entry, 0, bytemuck::cast_slice_mut(to))?,
             }
         }
-        Ok(fitted.settle(&mut self.roster)?)
+        self.roster = settled;
+        if let Some(control) = fitted.control {
+            self.set_control(control);
+        }
+        Ok(fitted.report)
+    }
+
+    fn standing(&self) -> Standing {
+        let steps = (0..self.roster.members().len()).map(|tensor| self.roster.step_of(tensor)).collect();
+        Standing { steps, control: *self.control() }
     }
 
     fn write(&self, path: &Path, outline: &Outline, params: &[&[f32]]) -> Result<(), Error> {

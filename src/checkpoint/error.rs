@@ -61,6 +61,12 @@ pub enum Disagreement {
     Members { group: usize, file: usize, optimizer: usize },
     /// A setting has another value.
     Setting { group: usize, setting: &'static str, file: String, optimizer: String },
+    /// A group follows another schedule; `none` where it follows none.
+    Schedule { group: usize, file: String, optimizer: String },
+    /// A setting of the chain has another value, or a part of it is on in one of the two.
+    Chain { setting: String, file: String, optimizer: String },
+    /// A count for which the device has no room.
+    Count { what: String, file: u64, most: u64 },
     /// The file has nothing of a tensor.
     MissingTensor { name: String, len: u64 },
     /// The optimizer has no tensor of this name.
@@ -89,6 +95,15 @@ impl fmt::Display for Disagreement {
             }
             Self::Setting { group, setting, file, optimizer } => {
                 write!(f, "{setting} of group {group} is {file} in it and {optimizer} in the optimizer")
+            }
+            Self::Schedule { group, file, optimizer } => {
+                write!(f, "the schedule of group {group} is {file} in it and {optimizer} in the optimizer")
+            }
+            Self::Chain { setting, file, optimizer } => {
+                write!(f, "{setting} of the chain is {file} in it and {optimizer} in the optimizer")
+            }
+            Self::Count { what, file, most } => {
+                write!(f, "{what} are {file} in it, the optimizer's device counts to {most}")
             }
             Self::MissingTensor { name, len } => write!(f, "it has no {name:?}, which has {len} elements"),
             Self::UnexpectedTensor { name, nearest: None } => write!(f, "the optimizer has no {name:?}"),

@@ -4,12 +4,16 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde_json::json;
+
 use super::changes::{changed_structure, changes, tell};
 use super::fitted::{Fitted, From, Move, Plane, Request};
 use super::saved::Saved;
-use super::{Checkpoint, Disagreement, Error, Format, Report};
-use crate::roster::{Member, Roster, nearest};
+use super::{Checkpoint, Disagreement, Error, Format, Report, running};
+use crate::chain::Chain;
+use crate::roster::{Count, Member, Roster, nearest};
 use crate::rule::Rule;
+use crate::schedule::Schedule;
 
 /// Holds a file against an optimizer, and then against its own checksums.
 ///
@@ -27,9 +31,18 @@ pub(crate) fn fit<R: Rule>(
         groups: Vec::new(),
         same_rule: true,
         disagreements: Vec::new(),
-        fitted: Fitted { moves: Vec::new(), counts: Vec::new(), settings: Vec::new(), report: Report::default() },
+        fitted: Fitted {
+            moves: Vec::new(),
+            counts: Vec::new(),
+            settings: Vec::new(),
+            chain: None,
+            recorded: None,
+            control: None,
+            report: Report::default(),
+        },
     };
     fit.settings()?;
+    fit.running();
     fit.tensors();
     let entries = fit.extras();
     fit.verdict()?;
@@ -81,8 +94,58 @@ impl<R: Rule> Fit<'_, R> {
         let (theirs, ours) = (&self.groups[group], &self.roster.groups()[group]);
         let differences = if self.request.retune { changed_structure(theirs, ours) } else { changes(theirs, ours) };
         self.disagreements.extend(tell(group, differences));
+        let ours = self.roster.schedule(group).ok().flatten();
+        let theirs = match &self.checkpoint.format {
+            Format::Native(native) => native.schedules[group].as_ref(),
+            // A schedule is none of PyTorch's optimizers'.
+            Format::PyTorch(_) => ours,
+        };
         if self.request.retune {
-            self.fitted.settings.push((group, theirs.clone()));
+            self.fitted.settings.push((group, self.groups[group].clone(), theirs.cloned()));
+        } else if theirs != ours {
+            let told =
+                |schedule: Option<&Schedule>| schedule.map_or("none".into(), |schedule| json!(schedule).to_string());
+            let (file, optimizer) = (told(theirs), told(ours));
+            self.disagreements.push(Disagreement::Schedule { group, file, optimizer });
+        }
+    }
+
+    /// The chain, and what the loop is in the middle of. A `state_dict()` knows nothing of either.
+    fn running(&mut self) {
+        let Format::Native(native) = &self.checkpoint.format else { return };
+        let (theirs, ours) = (&native.running, self.roster.chain());
+        if !self.request.partial {
+            match self.request.retune {
+                true => self.disagreements.extend(running::changed_structure(&theirs.chain, ours)),
+                false => self.disagreements.extend(running::changes(&theirs.chain, ours)),
+            }
+            let chain = Chain { zero_grads: ours.zero_grads, ..theirs.chain.clone() };
+            self.fitted.chain = self.request.retune.then_some(chain);
+        }
+        if !self.same_rule {
+            return;
+        }
+        if self.request.partial {
+            self.fitted.report.differences.extend(running::changes(&theirs.chain, ours));
+        }
+        self.fitted.recorded = theirs.recorded;
+        let key = || running::SCALER.to_string();
+        match (theirs.control, ours.scaler.is_some()) {
+            (Some(control), true) => {
+                self.count("the steps that were skipped", control.skipped);
+                self.fitted.control = Some(control);
+                self.fitted.report.loaded.push(key());
+            }
+            (Some(_), false) => self.fitted.report.ignored.push(key()),
+            (None, true) => self.fitted.report.left.push(key()),
+            (None, false) => {}
+        }
+    }
+
+    fn count(&mut self, what: &str, file: u64) {
+        let most = self.request.most;
+        if file > most {
+            self.disagreements.push(Disagreement::Count { what: what.into(), file, most });
         }
     }
 
@@ -120,7 +183,8 @@ impl<R: Rule> Fit<'_, R> {
         }
         if self.same_rule {
             let frozen = saved.frozen.filter(|_| !self.request.partial);
-            self.fitted.counts.push((tensor, saved.step, frozen));
+            self.count(&format!("the steps of {:?}", member.name), saved.step);
+            self.fitted.counts.push(Count { tensor, step: saved.step, history: saved.history, frozen });
         }
         self.slots(tensor, member, saved);
         self.params(tensor, member, saved);

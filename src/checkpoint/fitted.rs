@@ -1,8 +1,11 @@
 //! What is wanted of a file, and what is then to be done to an optimizer.
 
 use super::Report;
-use crate::roster::Roster;
+use crate::chain::Chain;
+use crate::chain::control::Control;
+use crate::roster::{Count, Roster};
 use crate::rule::Rule;
+use crate::schedule::Schedule;
 
 /// What is wanted of a file.
 pub(crate) struct Request<'a> {
@@ -11,14 +14,19 @@ pub(crate) struct Request<'a> {
     pub retune: bool,
     /// What fits is taken, what does not is told.
     pub partial: bool,
+    /// The highest step count that there is room for.
+    pub most: u64,
 }
 
 /// What is to be done to an optimizer that a file fits.
 pub(crate) struct Fitted<R> {
     pub moves: Vec<Move>,
-    /// Tensor, step count, and whether it is frozen.
-    pub counts: Vec<(usize, u64, Option<bool>)>,
-    pub settings: Vec<(usize, R)>,
+    pub counts: Vec<Count>,
+    pub settings: Vec<(usize, R, Option<Schedule>)>,
+    pub chain: Option<Chain>,
+    /// How many steps there were, of whatever tensors.
+    pub recorded: Option<u64>,
+    pub control: Option<Control>,
     pub report: Report,
 }
 
@@ -45,12 +53,21 @@ pub(crate) enum From {
 }
 
 impl<R: Rule> Fitted<R> {
-    /// The last act, when all data are where they belong.
-    pub fn settle(self, roster: &mut Roster<R>) -> Result<Report, crate::Error> {
-        for (group, settings) in self.settings {
-            roster.retune(group, settings)?;
+    /// The roster as it will be, to be put in place when all data are where they belong.
+    pub fn settled(&self, roster: &Roster<R>) -> Result<Roster<R>, crate::Error> {
+        let mut roster = roster.clone();
+        for (group, settings, schedule) in &self.settings {
+            roster.set_schedule(*group, None)?;
+            roster.retune(*group, settings.clone())?;
+            roster.set_schedule(*group, schedule.clone())?;
+        }
+        if let Some(chain) = &self.chain {
+            roster.retune_chain(chain.clone())?;
+        }
+        if let Some(recorded) = self.recorded {
+            roster.set_recorded(recorded);
         }
         roster.restore(&self.counts);
-        Ok(self.report)
+        Ok(roster)
     }
 }

@@ -5,25 +5,44 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Deserialize;
 use serde_json::{Map, Value as Json, json};
 
+use super::running::{self, Running};
 use super::saved::{Saved, json, len_of_f32, only, required};
 use super::settings;
 use super::write::{Outline, Part, Source};
 use super::{Extras, checksum};
-use crate::roster::Roster;
+use crate::chain::control::Control;
+use crate::roster::{Member, Roster};
 use crate::rule::Rule;
 use crate::safetensors::{Archive, Unique};
+use crate::schedule::Schedule;
 
 /// What `format` is.
 pub(super) const FORMAT: &str = "wgpu-optim-checkpoint";
 /// What `version` is in a file that can be read.
 const VERSION: &str = "1";
-const KEYS: [&str; 8] = [checksum::KEY, "format", "version", "rule", "groups", "steps", "frozen", "extras"];
+const KEYS: [&str; 12] = [
+    checksum::KEY,
+    "format",
+    "version",
+    "rule",
+    "groups",
+    "steps",
+    "frozen",
+    "extras",
+    running::CHAIN,
+    running::RECORDED,
+    running::SCALER,
+    running::HISTORIES,
+];
 
 /// A file of ours, found to be of one piece.
 #[derive(Debug)]
 pub(super) struct Native {
     pub rule: String,
     groups: Vec<Unique<Json>>,
+    /// What each group follows.
+    pub schedules: Vec<Option<Schedule>>,
+    pub running: Running,
     pub tensors: BTreeMap<String, Saved>,
     /// Sections of the caller's: values, and the numbers of their entries.
     pub values: BTreeMap<String, Json>,
@@ -35,6 +54,7 @@ pub(super) struct Native {
 struct Group {
     settings: Unique<Json>,
     tensors: Vec<String>,
+    schedule: Option<Schedule>,
 }
 
 impl Native {
@@ -51,9 +71,14 @@ impl Native {
         required(archive, checksum::KEY)?;
         let groups: Vec<Group> = json(archive, "groups")?;
         let Unique(values) = json(archive, "extras")?;
-        let (rule, tensors, extras) = (required(archive, "rule")?.into(), tensors(archive, &groups)?, BTreeMap::new());
-        let groups = groups.into_iter().map(|group| group.settings).collect();
-        let mut native = Self { rule, groups, tensors, values, extras };
+        let (rule, mut tensors) = (required(archive, "rule")?.into(), tensors(archive, &groups)?);
+        let running = Running::parse(archive, &mut tensors)?;
+        for (number, group) in groups.iter().enumerate() {
+            let checked = group.schedule.as_ref().map_or(Ok(()), Schedule::check);
+            checked.map_err(|why| format!("group {number}: {why}"))?;
+        }
+        let (groups, schedules) = groups.into_iter().map(|group| (group.settings, group.schedule)).unzip();
+        let mut native = Self { rule, groups, schedules, running, tensors, values, extras: BTreeMap::new() };
         (0..archive.entries().len()).try_for_each(|entry| native.sort(archive, entry))?;
         Ok(native)
     }
@@ -108,6 +133,13 @@ fn tensors(archive: &Archive, groups: &[Group]) -> Result<BTreeMap<String, Saved
     }
 }
 
+/// What of an optimizer its roster does not know.
+pub(crate) struct Standing {
+    /// Each tensor's step count: that of the device, where steps may be left out there.
+    pub steps: Vec<u64>,
+    pub control: Control,
+}
+
 /// A file with the state of an optimizer, with its parameters if asked for, and with what the caller adds. Shapes are
 /// told where they are known.
 ///
@@ -115,6 +147,7 @@ fn tensors(archive: &Archive, groups: &[Group]) -> Result<BTreeMap<String, Saved
 /// With what could not be read back.
 pub(crate) fn outline<R: Rule>(
     roster: &Roster<R>,
+    standing: &Standing,
     params: bool,
     extras: &Extras,
     shape: impl Fn(usize) -> Option<Vec<u64>>,
@@ -136,17 +169,16 @@ pub(crate) fn outline<R: Rule>(
         let (key, shape) = (format!("extra.{name}"), vec![values.len() as u64]);
         parts.push(Part { key, shape, source: Source::Values(values.clone()) });
     }
-    Ok(Outline { metadata: metadata(roster, &extras.values)?, parts })
+    Ok(Outline { metadata: metadata(roster, standing, &extras.values)?, parts })
 }
 
-fn metadata<R: Rule>(roster: &Roster<R>, extras: &BTreeMap<String, Json>) -> Result<Map<String, Json>, String> {
+fn metadata<R: Rule>(
+    roster: &Roster<R>,
+    standing: &Standing,
+    extras: &BTreeMap<String, Json>,
+) -> Result<Map<String, Json>, String> {
     let members = || roster.members().iter().enumerate();
-    let mut names = vec![Vec::new(); roster.groups().len()];
-    members().for_each(|(_, member)| names[member.group].push(member.name.as_str()));
-    let group = |(settings, tensors)| json!({"settings": settings::to_json(settings), "tensors": tensors});
-    let groups: Vec<Json> = roster.groups().iter().zip(names).map(group).collect();
-    let step = |(tensor, member): (usize, &crate::roster::Member)| (member.name.clone(), roster.step_of(tensor).into());
-    let steps: Map<String, Json> = members().map(step).collect();
+    let steps = by_name(roster.members(), &standing.steps);
     let frozen = members().filter(|&(tensor, _)| roster.is_frozen(tensor)).map(|(_, member)| member.name.as_str());
     let extras = Json::Object(extras.clone().into_iter().collect()).to_string();
     if let Err(error) = serde_json::from_str::<Json>(&extras) {
@@ -156,10 +188,30 @@ fn metadata<R: Rule>(roster: &Roster<R>, extras: &BTreeMap<String, Json>) -> Res
         ("format", FORMAT.to_string()),
         ("version", VERSION.to_string()),
         ("rule", R::NAME.to_string()),
-        ("groups", Json::from(groups).to_string()),
-        ("steps", Json::from(steps).to_string()),
+        ("groups", Json::from(groups(roster)?).to_string()),
+        ("steps", steps),
         ("frozen", Json::from(frozen.collect::<Vec<_>>()).to_string()),
         ("extras", extras),
     ];
-    Ok(pairs.into_iter().map(|(key, text)| (key.to_string(), text.into())).collect())
+    let pairs = pairs.into_iter().chain(running::metadata(roster, &standing.control)?);
+    Ok(pairs.map(|(key, text)| (key.to_string(), text.into())).collect())
+}
+
+fn groups<R: Rule>(roster: &Roster<R>) -> Result<Vec<Json>, String> {
+    let mut names = vec![Vec::new(); roster.groups().len()];
+    roster.members().iter().for_each(|member| names[member.group].push(member.name.as_str()));
+    let group = |((number, settings), tensors): ((usize, &R), Vec<&str>)| {
+        let mut group = json!({"settings": settings::to_json(settings), "tensors": tensors});
+        if let Some(schedule) = roster.schedule(number).map_err(|error| error.to_string())? {
+            group["schedule"] = json!(schedule);
+        }
+        Ok(group)
+    };
+    roster.groups().iter().enumerate().zip(names).map(group).collect()
+}
+
+/// A number for each tensor, as JSON.
+pub(super) fn by_name(members: &[Member], numbers: &[u64]) -> String {
+    let pairs = members.iter().zip(numbers);
+    Json::from(pairs.map(|(member, &number)| (member.name.clone(), number.into())).collect::<Map<_, _>>()).to_string()
 }

@@ -9,6 +9,8 @@ use crate::safetensors::{Archive, Dtype};
 pub(super) struct Saved {
     pub group: usize,
     pub step: u64,
+    /// What others of its number share is more than the step count; 0 where the format does not tell.
+    pub history: u64,
     /// `None` where the format does not tell.
     pub frozen: Option<bool>,
     /// It has taken no step, so there are no data: every slot is what the rule starts from.
@@ -21,7 +23,7 @@ pub(super) struct Saved {
 
 impl Saved {
     pub fn new(group: usize, step: u64, frozen: Option<bool>) -> Self {
-        Self { group, step, frozen, fresh: false, slots: BTreeMap::new(), params: None, len: None }
+        Self { group, step, history: 0, frozen, fresh: false, slots: BTreeMap::new(), params: None, len: None }
     }
 
     /// Notes that an entry is a slot, or the parameters.

@@ -10,12 +10,13 @@ use super::write::{Outline, Part, Source};
 use crate::roster::Roster;
 use crate::rule::{Rule, Value, kept_slots};
 
-/// A file with the optimizer's `state_dict()`.
+/// A file with the optimizer's `state_dict()`, for tensors that have taken so many steps.
 ///
 /// # Errors
 /// With what has no counterpart in PyTorch.
 pub(crate) fn outline<R: Rule>(
     roster: &Roster<R>,
+    steps: &[u64],
     shape: impl Fn(usize) -> Option<Vec<u64>>,
 ) -> Result<Outline, String> {
     let decoupled = roster.groups().iter().any(|settings| is(settings, "decay", "decoupled"));
@@ -27,7 +28,7 @@ pub(crate) fn outline<R: Rule>(
         let group = write_group(class, &roster.groups()[number]).map_err(|why| format!("group {number}: {why}"))?;
         let mut own = Vec::with_capacity(tensors.len());
         for (tensor, id) in tensors.into_iter().zip(&mut ids) {
-            add_state(&mut parts, roster, tensor, id, shape(tensor))?;
+            add_state(&mut parts, roster, (tensor, steps[tensor]), id, shape(tensor))?;
             own.push(id);
         }
         groups.push(Json::from(group.into_iter().chain([("params".to_string(), own.into())]).collect::<Map<_, _>>()));
@@ -40,11 +41,11 @@ pub(crate) fn outline<R: Rule>(
 fn add_state<R: Rule>(
     parts: &mut Vec<Part>,
     roster: &Roster<R>,
-    tensor: usize,
+    (tensor, step): (usize, u64),
     id: u64,
     shape: Option<Vec<u64>>,
 ) -> Result<(), String> {
-    let (member, step) = (&roster.members()[tensor], roster.step_of(tensor));
+    let member = &roster.members()[tensor];
     if step >= INEXACT {
         return Err(format!("{:?} has taken {step} steps, PyTorch counts to 2^24 - 1", member.name));
     }

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::Optimizer;
+use crate::checkpoint::native::Standing;
 use crate::checkpoint::{
     Checkpoint, Error, From, Load, Outline, Plane, Report, Request, Save, Source, Writer, fit, native, to_pytorch,
 };
@@ -30,7 +31,8 @@ impl<R: Rule> Optimizer<R> {
         save: &Save,
     ) -> Result<(), Error> {
         let path = path.as_ref();
-        let outline = native::outline(&self.roster, save.params, &save.extras, |tensor| self.shape(tensor));
+        let standing = self.standing(device, queue).await?;
+        let outline = native::outline(&self.roster, &standing, save.params, &save.extras, |tensor| self.shape(tensor));
         let unstorable = |what| Error::Unstorable { path: path.display().to_string(), what };
         self.write(device, queue, path, &outline.map_err(unstorable)?).await
     }
@@ -48,7 +50,8 @@ impl<R: Rule> Optimizer<R> {
     ) -> Result<(), Error> {
         let path = path.as_ref();
         let no_counterpart = |message| Error::NoCounterpart { path: path.display().to_string(), message };
-        let outline = to_pytorch::outline(&self.roster, |tensor| self.shape(tensor)).map_err(no_counterpart)?;
+        let steps = self.read_steps(device, queue).await?;
+        let outline = to_pytorch::outline(&self.roster, &steps, |tensor| self.shape(tensor)).map_err(no_counterpart)?;
         self.write(device, queue, path, &outline).await
     }
 
@@ -69,7 +72,8 @@ impl<R: Rule> Optimizer<R> {
         load: Load<'_>,
     ) -> Result<Report, Error> {
         let Load { params, extras, retune } = load;
-        self.load_as(device, queue, checkpoint, &Request { params, extras, retune, partial: false }).await
+        self.load_as(device, queue, checkpoint, &Request { params, extras, retune, partial: false, most: self.most() })
+            .await
     }
 
     /// [`load`](Self::load) for what was changed on purpose: takes what is in both the file and the optimizer, and tells
@@ -85,7 +89,13 @@ impl<R: Rule> Optimizer<R> {
         load: Load<'_>,
     ) -> Result<Report, Error> {
         let Load { params, extras, .. } = load;
-        self.load_as(device, queue, checkpoint, &Request { params, extras, retune: false, partial: true }).await
+        self.load_as(
+            device,
+            queue,
+            checkpoint,
+            &Request { params, extras, retune: false, partial: true, most: self.most() },
+        )
+        .await
     }
 
     /// [`save`](Self::save), waiting.
@@ -158,14 +168,29 @@ impl<R: Rule> Optimizer<R> {
             self.tensors.iter().try_for_each(check)?;
         }
         let fitted = fit(checkpoint, &self.roster, request)?;
+        let settled = fitted.settled(&self.roster)?;
         if is_lost(device) {
             return Err(lost("a load").into());
         }
         for step in &fitted.moves {
             self.fill(device, queue, checkpoint, (step.tensor, step.plane, &step.from)).await?;
         }
-        self.classified = false;
-        Ok(fitted.settle(&mut self.roster)?)
+        (self.roster, self.classified) = (settled, false);
+        if let Some(control) = &fitted.control {
+            self.write_control(queue, control);
+        }
+        self.tell_steps(fitted.counts.iter().map(|count| (count.tensor, count.step)));
+        Ok(fitted.report)
+    }
+
+    async fn standing(&self, device: &wgpu::Device, queue: &wgpu::Queue) -> Result<Standing, crate::Error> {
+        let (steps, control) = (self.read_steps(device, queue).await?, self.read_control(device, queue).await?);
+        Ok(Standing { steps, control })
+    }
+
+    /// The highest step count: where the device counts steps, it does so in 32 bits.
+    fn most(&self) -> u64 {
+        if self.chain().scaler.is_some() { u32::MAX.into() } else { u64::MAX }
     }
 
     async fn fill(

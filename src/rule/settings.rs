@@ -106,7 +106,10 @@ macro_rules! words {
     ($(#[$doc:meta])* pub enum $name:ident { $($(#[$choice_doc:meta])* $choice:ident = $word:literal,)* }) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub enum $name { $($(#[$choice_doc])* $choice,)* }
+        #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+        pub enum $name {
+            $($(#[$choice_doc])* #[cfg_attr(feature = "serde", serde(rename = $word))] $choice,)*
+        }
 
         impl $crate::rule::Word for $name {
             const WORDS: &'static [(&'static str, Self)] = &[$(($word, $name::$choice)),*];

@@ -128,6 +128,16 @@ def settings(**change):
     return group(settings=SETTINGS | change)
 
 
+SCALER = {"init_scale": 65536.0, "growth_factor": 2.0, "backoff_factor": 0.5, "growth_interval": 2000}
+CHAIN = {"accumulate": False, "zero_grads": False}
+CONTROL = {"scale": 65536.0, "growth_tracker": 0, "skipped": 0}
+
+
+def scaled(**parts):
+    """A chain with a scaler and other parts, and what belongs to it."""
+    return {"chain": CHAIN | {"scaler": SCALER} | parts, "scaler": CONTROL, "histories": {"w": 0}}
+
+
 def without_crc32():
     entries, data = tensors(SLOTS)
     return file({"__metadata__": text(METADATA)} | entries, 0) + data
@@ -187,6 +197,33 @@ CHECKPOINTS = {
     "extras_twice": checkpoint({"extras": '{"a": 1, "a": 2}'}),
     "extras_nested_deep": checkpoint({"extras": '{"a": ' + "[" * DEPTH + "]" * DEPTH + "}"}),
     "extras_not_asked_for": checkpoint({"extras": {"a": 1}}),
+    # The loop.
+    "chain_no_json": checkpoint({"chain": "none"}),
+    "chain_part_unknown": checkpoint({"chain": CHAIN | {"sofa": {}}}),
+    "chain_setting_missing": checkpoint(scaled(scaler={"init_scale": 2.0})),
+    "chain_setting_unknown": checkpoint(scaled(scaler=SCALER | {"scale": 1.0})),
+    "chain_out_of_range": checkpoint(scaled(scaler=SCALER | {"growth_factor": 0.5})),
+    "chain_of_two_clips": checkpoint(scaled(clip={"global_norm": 1.0, "value": 1.0, "norm": "l2", "form": "keras"})),
+    "chain_setting_twice": checkpoint({"chain": '{"accumulate": true, "accumulate": false}'}),
+    "chain_of_another": checkpoint(scaled()),
+    "scaler_missing": checkpoint(scaled() | {"scaler": None}),
+    "scaler_without_chain": checkpoint({"scaler": CONTROL}),
+    "scaler_negative": checkpoint(scaled() | {"scaler": CONTROL | {"scale": -1.0}}),
+    "scaler_past_f32": checkpoint(scaled() | {"scaler": CONTROL | {"scale": 1e39}}),
+    "scaler_of_more_than_f32": checkpoint(scaled() | {"scaler": CONTROL | {"scale": 0.1}}),
+    "scaler_nan": checkpoint(scaled() | {"scaler": '{"scale": NaN, "growth_tracker": 0, "skipped": 0}'}),
+    "scaler_tracker_past_32_bits": checkpoint(scaled() | {"scaler": CONTROL | {"growth_tracker": 2**32}}),
+    "scaler_skipped_missing": checkpoint(scaled() | {"scaler": {"scale": 1.0, "growth_tracker": 0}}),
+    "recorded_negative": checkpoint({"recorded": -1}),
+    "recorded_past_64_bits": checkpoint({"recorded": 2**64}),
+    "histories_missing": checkpoint(scaled() | {"histories": None}),
+    "histories_without_one": checkpoint(scaled() | {"histories": {}}),
+    "histories_of_nobody": checkpoint(scaled() | {"histories": {"w": 0, "v": 0}}),
+    "histories_twice": checkpoint(scaled() | {"histories": '{"w": 0, "w": 1}'}),
+    "schedule_kind_unknown": checkpoint(group(schedule={"kind": "sofa"})),
+    "schedule_argument_unknown": checkpoint(group(schedule={"kind": "exponential", "gamma": 0.5, "t_max": 3})),
+    "schedule_out_of_range": checkpoint(group(schedule={"kind": "exponential", "gamma": -1.0})),
+    "schedule_of_another": checkpoint(group(schedule={"kind": "exponential", "gamma": 0.5})),
     # The tensors.
     "key_without_form": checkpoint(elements=SLOTS | {"w": 2}),
     "key_without_slot": checkpoint(elements=SLOTS | {"state.w": 2}),

@@ -8,7 +8,7 @@ use crate::run::{OnCpu, OnGpu, Run, TENSORS, World, adam, folder, rmsprop, value
 use crate::support::{Gpu, gpu, gpu_with};
 
 /// A device on which a tensor's state is cut into windows.
-fn small_gpu() -> Option<Gpu> {
+pub fn small_gpu() -> Option<Gpu> {
     gpu_with(|adapter| wgpu::Limits {
         max_storage_buffer_binding_size: 32 << 10,
         max_buffer_size: 1 << 20,

@@ -4,6 +4,7 @@
 mod support;
 
 mod attacks;
+mod chained;
 mod extras;
 mod file;
 mod foreign;

@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
+use wgpu_optim::chain::control::Control;
 use wgpu_optim::checkpoint::{Checkpoint, Error, Extras, Load, Report, Save};
-use wgpu_optim::{Adam, Arena, Group, Optimizer, RmsProp, Rule, cpu, readback};
+use wgpu_optim::{Adam, Arena, Chain, Group, Kernels, Optimizer, RmsProp, Rule, Schedule, cpu, readback};
 
 use crate::support::Gpu;
 
@@ -20,11 +21,24 @@ pub struct World {
     pub state: Vec<(String, &'static str, Vec<u32>)>,
     pub steps: Vec<u64>,
     pub settings: String,
+    /// The chain, and what each group follows.
+    pub loop_settings: String,
+    /// The bits of the scale, the clean steps, the skipped ones; steps of whatever tensors.
+    pub running: (u32, u32, u64, u64),
+}
+
+fn running(control: &Control, recorded: u64) -> (u32, u32, u64, u64) {
+    (control.scale.to_bits(), control.growth_tracker, control.skipped, recorded)
 }
 
 /// An optimizer with parameters of its own.
 pub trait Run<R: Rule> {
     fn step_with(&mut self, grads: &[Vec<f32>]);
+    /// Adds half of these to what the next step takes, where the chain accumulates.
+    fn accumulate(&mut self, grads: &[Vec<f32>]);
+    /// A step with what was accumulated.
+    fn step_summed(&mut self);
+    fn set_schedule(&mut self, group: usize, schedule: Option<Schedule>);
     fn retune(&mut self, group: usize, settings: R);
     fn freeze(&mut self, name: &str);
     fn thaw(&mut self, name: &str);
@@ -72,10 +86,14 @@ pub struct OnCpu<R: Rule> {
 
 impl<R: Rule> OnCpu<R> {
     pub fn new(groups: &[R], tensors: &[(&str, usize, usize)]) -> Self {
+        Self::chained(groups, tensors, &Chain::default())
+    }
+
+    pub fn chained(groups: &[R], tensors: &[(&str, usize, usize)], chain: &Chain) -> Self {
         let of = |group: usize| tensors.iter().filter(move |t| t.2 == group);
         let members = |group: usize| of(group).map(|&(name, len, _)| (name, len));
-        let mut optimizer = cpu::Optimizer::new(groups[0].clone(), members(0)).unwrap();
-        for (group, settings) in groups.iter().enumerate().skip(1) {
+        let mut optimizer = cpu::Optimizer::with_chain(chain.clone()).unwrap();
+        for (group, settings) in groups.iter().enumerate() {
             optimizer.add_group(settings.clone(), members(group)).unwrap();
         }
         let params = (0..groups.len()).flat_map(of).map(|&(name, len, _)| values(name.len() as u64, len)).collect();
@@ -88,6 +106,19 @@ impl<R: Rule> Run<R> for OnCpu<R> {
         let mut params: Vec<&mut [f32]> = self.params.iter_mut().map(Vec::as_mut_slice).collect();
         let grads: Vec<&[f32]> = grads.iter().map(Vec::as_slice).collect();
         self.optimizer.step(&mut params, &grads).unwrap();
+    }
+
+    fn accumulate(&mut self, grads: &[Vec<f32>]) {
+        let grads: Vec<&[f32]> = grads.iter().map(Vec::as_slice).collect();
+        self.optimizer.accumulate(&grads, 0.5).unwrap();
+    }
+
+    fn step_summed(&mut self) {
+        self.step_with(&[]);
+    }
+
+    fn set_schedule(&mut self, group: usize, schedule: Option<Schedule>) {
+        self.optimizer.set_schedule(group, schedule).unwrap();
     }
 
     fn retune(&mut self, group: usize, settings: R) {
@@ -139,7 +170,11 @@ impl<R: Rule> Run<R> for OnCpu<R> {
             steps.push(self.optimizer.step_of(name).unwrap());
         }
         let settings = format!("{:?}", self.optimizer.groups());
-        World { params: self.params.iter().map(|params| bits(params)).collect(), state, steps, settings }
+        let params = self.params.iter().map(|params| bits(params)).collect();
+        let schedules = (0..self.optimizer.groups().len()).map(|group| self.optimizer.schedule(group).unwrap());
+        let loop_settings = format!("{:?} {:?}", self.optimizer.chain(), schedules.collect::<Vec<_>>());
+        let running = running(self.optimizer.control(), self.optimizer.recorded());
+        World { params, state, steps, settings, loop_settings, running }
     }
 }
 
@@ -150,13 +185,19 @@ pub struct OnGpu<R: Rule> {
 
 impl<R: Rule> OnGpu<R> {
     pub fn new(gpu: &Gpu, groups: &[R], tensors: &[(&str, usize, usize)]) -> Self {
+        Self::chained(gpu, groups, tensors, &Chain::default())
+    }
+
+    pub fn chained(gpu: &Gpu, groups: &[R], tensors: &[(&str, usize, usize)], chain: &Chain) -> Self {
         let arena = Arena::new(&gpu.device, tensors.iter().map(|&(name, len, _)| (name, len as u64))).unwrap();
         let group = |(group, settings): (usize, &R)| {
             let lent = arena.tensors().into_iter().zip(tensors).filter(move |(_, t)| t.2 == group);
             Group::new(settings.clone(), lent.map(|(tensor, _)| tensor).collect::<Vec<_>>())
         };
         let groups: Vec<_> = groups.iter().enumerate().map(group).collect();
-        let optimizer = Optimizer::with_groups(&gpu.device, groups).unwrap();
+        let optimizer = Kernels::new(&gpu.device)
+            .and_then(|kernels| Optimizer::with_chain(&gpu.device, &kernels, chain.clone(), groups))
+            .unwrap();
         for &(name, len, _) in tensors {
             let values = values(name.len() as u64, len);
             let range = arena.params(name).unwrap();
@@ -166,13 +207,34 @@ impl<R: Rule> OnGpu<R> {
     }
 }
 
-impl<R: Rule> Run<R> for OnGpu<R> {
-    fn step_with(&mut self, grads: &[Vec<f32>]) {
+impl<R: Rule> OnGpu<R> {
+    fn write(&self, grads: &[Vec<f32>]) {
         for (tensor, grads) in self.optimizer.tensors().iter().zip(grads) {
             let range = tensor.grads();
             self.gpu.queue.write_buffer(range.buffer(), range.offset(), bytemuck::cast_slice(grads));
         }
+    }
+}
+
+impl<R: Rule> Run<R> for OnGpu<R> {
+    fn step_with(&mut self, grads: &[Vec<f32>]) {
+        self.write(grads);
+        self.step_summed();
+    }
+
+    fn accumulate(&mut self, grads: &[Vec<f32>]) {
+        self.write(grads);
+        let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
+        self.optimizer.accumulate(&self.gpu.device, &mut encoder, 0.5).unwrap();
+        self.gpu.queue.submit([encoder.finish()]);
+    }
+
+    fn step_summed(&mut self) {
         self.optimizer.step_blocking(&self.gpu.device, &self.gpu.queue).unwrap();
+    }
+
+    fn set_schedule(&mut self, group: usize, schedule: Option<Schedule>) {
+        self.optimizer.set_schedule(group, schedule).unwrap();
     }
 
     fn retune(&mut self, group: usize, settings: R) {
@@ -218,7 +280,7 @@ impl<R: Rule> Run<R> for OnGpu<R> {
 
     fn world(&self) -> World {
         let Gpu { device, queue } = &self.gpu;
-        let (mut params, mut state, mut steps) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut params, mut state) = (Vec::new(), Vec::new());
         for tensor in self.optimizer.tensors() {
             let bytes = readback::download_blocking(device, queue, tensor.params()).unwrap();
             params.push(bytemuck::pod_collect_to_vec(&bytes));
@@ -227,9 +289,14 @@ impl<R: Rule> Run<R> for OnGpu<R> {
                 let values = self.optimizer.read_state_blocking(device, queue, name, slot).unwrap();
                 state.push((name.to_string(), slot, bits(&values)));
             }
-            steps.push(self.optimizer.step_of(name).unwrap());
         }
-        World { params, state, steps, settings: format!("{:?}", self.optimizer.groups()) }
+        let steps = self.optimizer.read_steps_blocking(device, queue).unwrap();
+        let settings = format!("{:?}", self.optimizer.groups());
+        let schedules = (0..self.optimizer.groups().len()).map(|group| self.optimizer.schedule(group).unwrap());
+        let loop_settings = format!("{:?} {:?}", self.optimizer.chain(), schedules.collect::<Vec<_>>());
+        let control = self.optimizer.read_control_blocking(device, queue).unwrap();
+        let running = running(&control, self.optimizer.recorded());
+        World { params, state, steps, settings, loop_settings, running }
     }
 }
 
