@@ -147,8 +147,10 @@ impl Control {
         let settings = &roster.groups()[0];
         let pipeline = |work, walk| kernels.pipeline(work, settings, roster.chain(), walk);
         let measured = |(job, step): (usize, &Step)| {
-            let (step, job) = (step.clone(), (job * ROW) as u32);
-            Ok(Measured { pipeline: pipeline(Work::Measure, step.walk)?, step, job })
+            // Where the sums lie among the planes depends on the slots of the tensors' own group.
+            let own = roster.settings(step.class);
+            let pipeline = kernels.pipeline(Work::Measure, own, roster.chain(), step.walk)?;
+            Ok(Measured { pipeline, step: step.clone(), job: (job * ROW) as u32 })
         };
         let measured = launches.steps().iter().enumerate().map(measured).collect::<Result<_, Error>>()?;
         let label = "wgpu-optim decision";

@@ -140,6 +140,7 @@ fn cpu_and_gpu_go_on_from_each_other() {
     let Some(gpu) = gpu() else { return };
     let device = || OnGpu::chained(&gpu, &adam(), &TENSORS, &Chain { zero_grads: true, ..chain() });
     crosses(|| OnCpu::chained(&adam(), &TENSORS, &chain()), device);
+    crosses(|| OnCpu::chained(&rmsprop(), &TENSORS, &chain()), || OnGpu::chained(&gpu, &rmsprop(), &TENSORS, &chain()));
     crosses(device, || OnCpu::chained(&adam(), &TENSORS, &chain()));
 }
 
@@ -436,12 +437,12 @@ fn restored_tensors_are_not_stepped_with_those_of_another_count() {
     let settings = [Adam::PYTORCH];
     let mut file = OnGpu::chained(&gpu, &settings, &[("w", 5, 0)], &chain);
     let lens = [5, 2];
-    [false, true, false].map(|infinite| file.step_with(&grads(&lens[..1], 1, infinite)));
+    [false, true, false].iter().for_each(|&infinite| file.step_with(&grads(&lens[..1], 1, infinite)));
     let (_folder, path) = folder();
     file.save(&path, true, Extras::default()).unwrap();
     // Two were recorded and one taken of `b`; of `w` two are taken.
     let mut run = OnGpu::chained(&gpu, &settings, &[("w", 5, 0), ("b", 2, 0)], &chain);
-    [false, true].map(|infinite| run.step_with(&grads(&lens, 2, infinite)));
+    [false, true].iter().for_each(|&infinite| run.step_with(&grads(&lens, 2, infinite)));
     run.load_with(&Checkpoint::open(&path).unwrap(), PARAMS, true).unwrap();
     assert_eq!(run.world().steps, [2, 1]);
     run.step_with(&grads(&lens, 3, false));
