@@ -401,7 +401,7 @@ fn a_file_that_is_older_than_the_loop_is_taken_where_nothing_of_it_is_in_use() {
 fn a_state_dict_of_a_scaled_run_has_the_steps_that_were_taken() {
     let chain = Chain { scaler: Some(Scaler { init_scale: 1024.0, ..Scaler::PYTORCH }), ..Chain::default() };
     let settings = [Adam::PYTORCH, Adam { lr: 0.1, ..Adam::PYTORCH }];
-    let taken = |run: &mut dyn FnMut(bool)| [false, true, false, true, false].map(|infinite| run(infinite));
+    let taken = |step: &mut dyn FnMut(bool)| [false, true, false, true, false].into_iter().for_each(step);
     let steps = |path: &std::path::Path| {
         let bytes = std::fs::read(path).unwrap();
         let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
