@@ -154,6 +154,28 @@ fn micro_batches_are_one_step_on_their_mean() {
     }
 }
 
+/// Groups that keep other slots have their sums in other planes.
+#[test]
+fn the_norm_of_sums_is_taken_where_each_group_keeps_them() {
+    let Some(gpu) = support::gpu() else { return };
+    let arena = Arena::new(&gpu.device, [("a", 40), ("b", 30)]).unwrap();
+    let [a, b] = arena.tensors().try_into().unwrap();
+    let groups = [Group::new(Adam { amsgrad: true, ..Adam::PYTORCH }, [a]), Group::new(Adam::PYTORCH, [b])];
+    let chain = Chain { accumulate: true, clip: Some(Clip::global_norm(1.0)), ..Chain::default() };
+    let kernels = Kernels::new(&gpu.device).unwrap();
+    let mut optimizer = Optimizer::with_chain(&gpu.device, &kernels, chain, groups).unwrap();
+    optimizer.watch(&gpu.device, 1).unwrap();
+    write(&gpu, arena.grads("a").unwrap(), &[0.5; 40]);
+    write(&gpu, arena.grads("b").unwrap(), &[2.0; 30]);
+    let mut encoder = gpu.device.create_command_encoder(&Default::default());
+    optimizer.accumulate(&gpu.device, &mut encoder, 1.0).unwrap();
+    optimizer.record(&gpu.device, &mut encoder).unwrap();
+    gpu.queue.submit([encoder.finish()]);
+    gpu.device.poll(wgpu_optim::wgpu::PollType::wait_indefinitely()).unwrap();
+    let norm = f64::from(optimizer.telemetry()[0].grad_norm);
+    assert!((norm / (40.0 * 0.25 + 30.0 * 4.0f64).sqrt() - 1.0).abs() < 1e-6, "{norm}");
+}
+
 #[test]
 fn a_chain_that_does_not_accumulate_says_so() {
     let Some(gpu) = support::gpu() else { return };

@@ -72,7 +72,7 @@ const ATTACKS: [(&str, Kind, &str); 96] = [
     ("histories_twice", Unsound, "\"histories\" of the metadata: the key \"w\" is there twice"),
     ("schedule_kind_unknown", Unsound, "\"groups\" of the metadata: unknown variant `sofa`"),
     ("schedule_argument_unknown", Unsound, "\"groups\" of the metadata: unknown field `t_max`"),
-    ("schedule_out_of_range", Unsound, "group 0: the schedule exponential: gamma is -1"),
+    ("schedule_out_of_range", Unsound, "group 0: schedule exponential: gamma is -1"),
     ("schedule_of_another", Mismatch, "in it and none in the optimizer"),
     ("key_without_form", Unsound, "\"w\" is not of the form state.NAME.SLOT, params.NAME or extra.NAME"),
     ("key_without_slot", Unsound, "\"state.w\" is not of the form"),

@@ -140,6 +140,7 @@ fn cpu_and_gpu_go_on_from_each_other() {
     let Some(gpu) = gpu() else { return };
     let device = || OnGpu::chained(&gpu, &adam(), &TENSORS, &Chain { zero_grads: true, ..chain() });
     crosses(|| OnCpu::chained(&adam(), &TENSORS, &chain()), device);
+    crosses(|| OnCpu::chained(&rmsprop(), &TENSORS, &chain()), || OnGpu::chained(&gpu, &rmsprop(), &TENSORS, &chain()));
     crosses(device, || OnCpu::chained(&adam(), &TENSORS, &chain()));
 }
 
@@ -400,7 +401,7 @@ fn a_file_that_is_older_than_the_loop_is_taken_where_nothing_of_it_is_in_use() {
 fn a_state_dict_of_a_scaled_run_has_the_steps_that_were_taken() {
     let chain = Chain { scaler: Some(Scaler { init_scale: 1024.0, ..Scaler::PYTORCH }), ..Chain::default() };
     let settings = [Adam::PYTORCH, Adam { lr: 0.1, ..Adam::PYTORCH }];
-    let taken = |run: &mut dyn FnMut(bool)| [false, true, false, true, false].map(|infinite| run(infinite));
+    let taken = |step: &mut dyn FnMut(bool)| [false, true, false, true, false].into_iter().for_each(step);
     let steps = |path: &std::path::Path| {
         let bytes = std::fs::read(path).unwrap();
         let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
@@ -436,12 +437,12 @@ fn restored_tensors_are_not_stepped_with_those_of_another_count() {
     let settings = [Adam::PYTORCH];
     let mut file = OnGpu::chained(&gpu, &settings, &[("w", 5, 0)], &chain);
     let lens = [5, 2];
-    [false, true, false].map(|infinite| file.step_with(&grads(&lens[..1], 1, infinite)));
+    [false, true, false].iter().for_each(|&infinite| file.step_with(&grads(&lens[..1], 1, infinite)));
     let (_folder, path) = folder();
     file.save(&path, true, Extras::default()).unwrap();
     // Two were recorded and one taken of `b`; of `w` two are taken.
     let mut run = OnGpu::chained(&gpu, &settings, &[("w", 5, 0), ("b", 2, 0)], &chain);
-    [false, true].map(|infinite| run.step_with(&grads(&lens, 2, infinite)));
+    [false, true].iter().for_each(|&infinite| run.step_with(&grads(&lens, 2, infinite)));
     run.load_with(&Checkpoint::open(&path).unwrap(), PARAMS, true).unwrap();
     assert_eq!(run.world().steps, [2, 1]);
     run.step_with(&grads(&lens, 3, false));
