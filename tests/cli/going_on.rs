@@ -14,17 +14,23 @@ pub const ALL: &str = "rule = \"adamw\"\nlr = 0.05\n\
     [[group]]\nmatch = \"b\"\nweight_decay = 0\n\
     schedule = { kind = \"linear\", total_iters = 3, then = [{ at = 4, kind = \"exponential\", gamma = 0.5 }] }\n";
 
-/// A desk with seven files of gradients: one that overflows, one without `b`, one of nothing, one that is NaN.
+/// A desk with seven files of gradients: one that overflows, one of `w` alone, one of nothing, one without `v`, one that is
+/// NaN.
 fn laid_out() -> (Desk, Vec<String>) {
     let desk = Desk::new();
     desk.text("optim.toml", ALL);
+    let v: Vec<f32> = (0..3001).map(|i| (i % 89) as f32 / 89.0).collect();
+    let (w, b) = (desk.values("p.safetensors", "w"), desk.values("p.safetensors", "b"));
+    desk.tensors("p.safetensors", &[("w", &[5], &w), ("b", &[2], &b), ("v", &[3001], &v)]);
     for t in 0..7 {
         let w: Vec<f32> = (0..5).map(|i| ((t * 5 + i) % 7) as f32 - 2.5).collect();
         let b = [0.5 * t as f32 - 1.0, [1.0, f32::INFINITY, 2.0, 0.0, 0.25, f32::NAN, 1.0][t]];
-        let all: [(&str, &[usize], &[f32]); 2] = [("w", &[5], &w), ("b", &[2], &b)];
+        let v: Vec<f32> = (0..3001).map(|i| ((t * 31 + i * 7) % 97) as f32 / 97.0 - 0.5).collect();
+        let all: [(&str, &[usize], &[f32]); 3] = [("w", &[5], &w), ("b", &[2], &b), ("v", &[3001], &v)];
         let given = match t {
             2 => &all[..1],
             3 => &all[..0],
+            4 => &all[..2],
             _ => &all[..],
         };
         desk.tensors(&format!("g{t}"), given);
