@@ -69,6 +69,7 @@ pub(crate) struct Next {
     /// Whose gradients are clipped together with its own.
     pub scope: usize,
     /// Its first tensor.
+    #[cfg_attr(not(feature = "gpu"), allow(dead_code, reason = "a device counts by it"))]
     pub first: usize,
 }
 
