@@ -61,6 +61,7 @@ struct Class {
 }
 
 /// A class, as its next step needs it.
+#[cfg_attr(not(feature = "gpu"), allow(dead_code, reason = "a device is told more than a CPU needs"))]
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Next {
     pub group: usize,
@@ -69,7 +70,6 @@ pub(crate) struct Next {
     /// Whose gradients are clipped together with its own.
     pub scope: usize,
     /// Its first tensor.
-    #[cfg_attr(not(feature = "gpu"), allow(dead_code, reason = "a device counts by it"))]
     pub first: usize,
 }
 
