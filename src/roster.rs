@@ -66,6 +66,7 @@ struct Class {
 }
 
 /// A class, as its next step needs it.
+#[cfg_attr(not(feature = "gpu"), allow(dead_code, reason = "a device is told more than a CPU needs"))]
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Next {
     pub group: usize,
