@@ -120,22 +120,7 @@ impl Control {
     /// Makes ready what decides about the dispatches of `launches`.
     pub fn prepare<R: Rule>(parts: &Parts<'_>, launches: &Launches, roster: &Roster<R>) -> Result<Self, Error> {
         let device = parts.device;
-        let scope_of: Vec<usize> = roster.classes().map(|class| class.scope).collect();
-        let mut order: Vec<usize> = (0..launches.steps().len()).collect();
-        order.sort_by_key(|&step| scope_of[launches.steps()[step].class as usize]);
-        let mut firsts = vec![0; order.len()];
-        let mut scopes = vec![[0u32; 2]; roster.scopes()];
-        let mut total = 0;
-        for &step in &order {
-            let Step { class, groups, .. } = &launches.steps()[step];
-            let scope = &mut scopes[scope_of[*class as usize]];
-            if scope[1] == 0 {
-                scope[0] = total;
-            }
-            firsts[step] = total;
-            scope[1] += *groups as u32;
-            total += *groups as u32;
-        }
+        let Shares { firsts, scopes, total } = Shares::of(launches, roster);
         check_binding(parts, u64::from(total) * 16)?;
         let jobs: Vec<u32> = firsts.iter().flat_map(|&first| row([first])).collect();
         let jobs = constant(parts, "wgpu-optim jobs", wgpu::BufferUsages::UNIFORM, &jobs)?;
@@ -146,20 +131,13 @@ impl Control {
         let roll = constant(parts, "wgpu-optim roll", wgpu::BufferUsages::STORAGE, &roll)?;
         let (partials, sums, rows) = guarded(device, "the parts of a norm", || {
             let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::UNIFORM;
-            let (label, size) = (Some("wgpu-optim rows"), (scope_of.len() * ROW) as u64);
+            let (label, size) = (Some("wgpu-optim rows"), (roster.classes().count() * ROW) as u64);
             let rows = device.create_buffer(&wgpu::BufferDescriptor { label, size, usage, mapped_at_creation: false });
             let partials = storage(device, "wgpu-optim partials", u64::from(total) * 16);
             (partials, storage(device, "wgpu-optim sums", scopes.len() as u64 * 16), rows)
         })?;
         let (kernels, layouts) = (parts.kernels, parts.kernels.decision()?);
-        let measured = |(job, step): (usize, &Step)| {
-            let (step, job) = (step.clone(), (job * ROW) as u32);
-            // Where sums of gradients lie depends on what else a group keeps.
-            let settings = roster.settings(step.class);
-            let pipeline = kernels.pipeline(Work::Measure, settings, roster.chain(), step.walk)?;
-            Ok(Measured { pipeline, step, job })
-        };
-        let measured = launches.steps().iter().enumerate().map(measured).collect::<Result<_, Error>>()?;
+        let measured = measured(parts, launches, roster)?;
         let label = "wgpu-optim decision";
         let (own, gather, scalars) = guarded(device, label, || {
             let own = bind(device, label, &layouts.parts, [partials.as_entire_binding(), binding(&jobs, 0, 16)]);
@@ -212,6 +190,48 @@ impl Control {
         pass.set_bind_group(0, orders, &[]);
         pass.dispatch_workgroups(1, 1, 1);
     }
+}
+
+/// Where the parts of a norm go, so that those of a scope lie side by side.
+struct Shares {
+    /// The first part of each dispatch.
+    firsts: Vec<u32>,
+    /// The first part of each scope, and how many it has.
+    scopes: Vec<[u32; 2]>,
+    total: u32,
+}
+
+impl Shares {
+    fn of<R: Rule>(launches: &Launches, roster: &Roster<R>) -> Self {
+        let scope_of: Vec<usize> = roster.classes().map(|class| class.scope).collect();
+        let scope = |step: usize| scope_of[launches.steps()[step].class as usize];
+        let mut order: Vec<usize> = (0..launches.steps().len()).collect();
+        order.sort_by_key(|&step| scope(step));
+        let mut shares = Self { firsts: vec![0; order.len()], scopes: vec![[0; 2]; roster.scopes()], total: 0 };
+        for step in order {
+            let groups = launches.steps()[step].groups as u32;
+            let [first, count] = &mut shares.scopes[scope(step)];
+            if *count == 0 {
+                *first = shares.total;
+            }
+            shares.firsts[step] = shares.total;
+            *count += groups;
+            shares.total += groups;
+        }
+        shares
+    }
+}
+
+/// A measuring dispatch for each of the step.
+fn measured<R: Rule>(parts: &Parts<'_>, launches: &Launches, roster: &Roster<R>) -> Result<Vec<Measured>, Error> {
+    let measured = |(job, step): (usize, &Step)| {
+        let (step, job) = (step.clone(), (job * ROW) as u32);
+        // Where sums of gradients lie depends on what else a group keeps.
+        let settings = roster.settings(step.class);
+        let pipeline = parts.kernels.pipeline(Work::Measure, settings, roster.chain(), step.walk)?;
+        Ok(Measured { pipeline, step, job })
+    };
+    launches.steps().iter().enumerate().map(measured).collect()
 }
 
 /// Refuses what no binding of the device can hold.

@@ -26,7 +26,7 @@ use anyhow::Result;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, ValueEnum};
 use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
-use wgpu_optim::{Adam, RmsProp, Rule};
+use wgpu_optim::{Adam, Chain, Clip, RmsProp, Rule};
 
 use curve::Curve;
 use files::Files;
@@ -48,6 +48,10 @@ struct Cli {
     /// Steps from one checkpoint to the next
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..))]
     every: u64,
+
+    /// Hold the norm of all gradients to this, as clip_grad_norm_ does
+    #[arg(long, value_name = "MAX")]
+    clip: Option<f64>,
 
     /// Where the curve goes, loss.svg and loss.csv
     #[arg(long, value_name = "DIR", default_value = "target/train_digits")]
@@ -104,7 +108,8 @@ fn run(cli: &Cli) -> Result<()> {
 
 fn train<R: Rule>(cli: &Cli, settings: R) -> Result<()> {
     let (device, queue, adapter) = device::open()?;
-    let mut training = Training::new(&device, &queue, settings)?;
+    let chain = Chain { clip: cli.clip.map(Clip::global_norm), ..Chain::default() };
+    let mut training = Training::new(&device, &queue, settings, chain)?;
     let rule = cli.rule.name();
     let files = Files::new(&rule, &cli.out, cli.checkpoint.as_deref())?;
     let mut curve = if cli.resume { files.resume(&mut training)? } else { Curve::default() };

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use anyhow::Result;
-use wgpu_optim::{Optimizer, Rule, readback, wgpu};
+use wgpu_optim::{Chain, Group, Kernels, Optimizer, Rule, readback, wgpu};
 
 use super::data::Digits;
 use super::model::{Model, TENSORS};
@@ -24,10 +24,11 @@ pub struct Training<R: Rule> {
 }
 
 impl<R: Rule> Training<R> {
-    /// A run at its start.
-    pub fn new(device: &wgpu::Device, queue: &wgpu::Queue, settings: R) -> Result<Self> {
+    /// A run at its start. A clip is a part of the chain: it needs nothing else in the loop.
+    pub fn new(device: &wgpu::Device, queue: &wgpu::Queue, settings: R, chain: Chain) -> Result<Self> {
         let model = Model::new(device, queue, &Digits::load()?)?;
-        let optimizer = Optimizer::new(device, settings, model.arena.tensors())?;
+        let group = Group::new(settings, model.arena.tensors());
+        let optimizer = Optimizer::with_chain(device, &Kernels::new(device)?, chain, [group])?;
         let (device, queue, telemetry) = (device.clone(), queue.clone(), Telemetry::new(device));
         Ok(Self { device, queue, model, optimizer, telemetry, in_flight: VecDeque::new() })
     }

@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 
 use safetensors::SafeTensors;
-use wgpu_optim::{Adam, BufferRange, RmsProp, Rule, readback};
+use wgpu_optim::{Adam, BufferRange, Chain, Clip, RmsProp, Rule, readback};
 
 use crate::example::data::{self, Digits};
 use crate::example::telemetry::Sample;
@@ -68,7 +68,8 @@ fn a_rate_off_by_a_hundredth_is_noticed_in_the_loss() {
 #[test]
 fn a_rate_off_by_a_hundredth_is_noticed_in_the_weights() {
     let Some(gpu) = gpu() else { return };
-    let mut training = Training::new(&gpu.device, &gpu.queue, Adam { lr: 1.01 * ADAM.lr, ..ADAM }).unwrap();
+    let mut training =
+        Training::new(&gpu.device, &gpu.queue, Adam { lr: 1.01 * ADAM.lr, ..ADAM }, Chain::default()).unwrap();
     training.step().unwrap();
     let told = compare_weights(&gpu, &training, "adam", 1).expect_err("a rate off by a hundredth passed");
     assert!(told.contains("of the way"), "{told}");
@@ -77,7 +78,7 @@ fn a_rate_off_by_a_hundredth_is_noticed_in_the_weights() {
 #[test]
 fn the_first_gradient_is_pytorchs() {
     let Some(gpu) = gpu() else { return };
-    let mut training = Training::new(&gpu.device, &gpu.queue, ADAM).unwrap();
+    let mut training = Training::new(&gpu.device, &gpu.queue, ADAM, Chain::default()).unwrap();
     training.step().unwrap();
     for (ours, theirs) in NAMES {
         let found = read(&gpu, training.model.arena.grads(ours).unwrap());
@@ -89,6 +90,22 @@ fn the_first_gradient_is_pytorchs() {
     }
 }
 
+/// What holds nothing back multiplies by 1, which no bit shows; what holds the gradient back shows in the weights.
+#[test]
+fn a_clip_is_in_the_encoder_and_acts_where_the_norm_is_above_it() {
+    let Some(gpu) = gpu() else { return };
+    let weights = |clip: Option<Clip>| {
+        let chain = Chain { clip, ..Chain::default() };
+        let mut training = Training::new(&gpu.device, &gpu.queue, RMSPROP, chain).unwrap();
+        (0..5).for_each(|_| drop(training.step().unwrap()));
+        NAMES.map(|(name, _)| read(&gpu, training.model.arena.params(name).unwrap()))
+    };
+    let plain = weights(None);
+    assert!(weights(Some(Clip::global_norm(1e9))) == plain, "a clip that holds nothing back moved a bit");
+    // RMSprop takes little notice of a gradient's length, but of one that comes down to its eps.
+    assert!(weights(Some(Clip::global_norm(1e-8))) != plain, "a clip that holds all back moved nothing");
+}
+
 fn assert_followed<R: Rule>(run: &str, settings: R) {
     let Some(gpu) = gpu() else { return };
     follow(&gpu, run, settings).unwrap_or_else(|failure| panic!("{run}: {failure}"));
@@ -96,7 +113,7 @@ fn assert_followed<R: Rule>(run: &str, settings: R) {
 
 /// Trains, and compares all the way; the first disagreement.
 fn follow<R: Rule>(gpu: &Gpu, run: &str, settings: R) -> Result<(), String> {
-    let mut training = Training::new(&gpu.device, &gpu.queue, settings).unwrap();
+    let mut training = Training::new(&gpu.device, &gpu.queue, settings, Chain::default()).unwrap();
     let reference = Reference::new(run);
     let mut worst = 0f64;
     for step in 0..=STEPS {

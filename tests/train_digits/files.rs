@@ -6,7 +6,7 @@ use std::path::Path;
 
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
-use wgpu_optim::{RmsProp, Rule, readback};
+use wgpu_optim::{Chain, RmsProp, Rule, readback};
 
 use crate::example::checkpoint::{load, save};
 use crate::example::curve::Curve;
@@ -135,7 +135,7 @@ fn a_curve_is_drawn_for_light_and_for_dark() {
 }
 
 fn trained<R: Rule>(gpu: &Gpu, settings: R, steps: usize) -> Training<R> {
-    let mut training = Training::new(&gpu.device, &gpu.queue, settings).unwrap();
+    let mut training = Training::new(&gpu.device, &gpu.queue, settings, Chain::default()).unwrap();
     (0..steps).for_each(|_| drop(training.step().unwrap()));
     training
 }

@@ -1,6 +1,6 @@
 //! Losses that come late are the right ones, and those that find no room are dropped.
 
-use wgpu_optim::wgpu;
+use wgpu_optim::{Chain, wgpu};
 
 use crate::example::telemetry::{RING, Sample, Telemetry};
 use crate::example::training::Training;
@@ -13,7 +13,7 @@ const STEPS: u64 = 3 * RING as u64;
 #[test]
 fn late_losses_are_those_of_their_steps() {
     let Some(gpu) = gpu() else { return };
-    let mut training = Training::new(&gpu.device, &gpu.queue, ADAM).unwrap();
+    let mut training = Training::new(&gpu.device, &gpu.queue, ADAM, Chain::default()).unwrap();
     let mut late = Vec::new();
     for _ in 0..STEPS {
         late.extend(training.step().unwrap());
@@ -25,7 +25,7 @@ fn late_losses_are_those_of_their_steps() {
 
 /// The same steps, each waited for.
 fn one_by_one(gpu: &Gpu) -> Vec<Sample> {
-    let mut training = Training::new(&gpu.device, &gpu.queue, ADAM).unwrap();
+    let mut training = Training::new(&gpu.device, &gpu.queue, ADAM, Chain::default()).unwrap();
     let step = |step| {
         let sample = training.evaluate().unwrap();
         assert_eq!(sample.step, step);
