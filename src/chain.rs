@@ -127,8 +127,12 @@ impl Chain {
         &self,
         to: &Self,
     ) -> impl Iterator<Item = (&'static str, &'static str, &'static str)> {
+        // A scaler measures anyway, so that a clip by value may become one by norm, and back.
+        let measured = |chain: &Self| chain.scaler.is_some() && chain.clip.is_some();
+        let free = measured(self) && measured(to);
         let parts = self.structure().into_iter().zip(to.structure());
-        parts.filter(|((_, from), (_, to))| from != to).map(|((part, from), (_, to))| (part, from, to))
+        let changed = parts.filter(move |((part, from), (_, to))| from != to && !(free && *part == "clip"));
+        changed.map(|((part, from), (_, to))| (part, from, to))
     }
 
     fn structure(&self) -> [(&'static str, &'static str); 4] {
@@ -140,11 +144,10 @@ impl Chain {
         ]
     }
 
-    /// A clip by a norm measures, which one by value does not, unless a scaler measures anyway.
+    /// A clip by a norm measures, which one by value does not.
     fn kind_of_clip(&self) -> &'static str {
         match &self.clip {
             None => "off",
-            Some(_) if self.scaler.is_some() => "on",
             Some(clip) if clip.over == Over::Value => "by value",
             Some(_) => "by norm",
         }
