@@ -163,7 +163,7 @@ words! {
     pub enum Over {
         /// Each element by itself: `torch.nn.utils.clip_grad_value_`, Keras's `clipvalue`, `optax.clip`.
         Value = "value",
-        /// The norm of each tensor: Keras's `clipnorm`, `optax.clip_by_block_rms` without the mean.
+        /// The norm of each tensor: Keras's `clipnorm`.
         Tensor = "tensor",
         /// The norm of each group: `clip_grad_norm_` called once for each.
         Group = "group",
@@ -252,10 +252,9 @@ impl Clip {
 
 /// Dynamic loss scaling, as `torch.amp.GradScaler`.
 ///
-/// The caller's loss is multiplied by the scale, which lies on the device for that. The step divides
-/// gradients by it, and is skipped as a whole where one of them is not finite: parameters, every slot and every step count
-/// stay what they were, and the scale backs off, unless it would
-/// leave f32's normal numbers, whose inverses are finite.
+/// The caller's loss is multiplied by the scale, which lies on the device for that. The step divides gradients by it,
+/// and is skipped as a whole where one of them is not finite: parameters, every slot and every step count stay what
+/// they were, and the scale backs off, unless it would leave f32's normal numbers, whose inverses are finite.
 #[derive(Clone, Debug, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
