@@ -9,6 +9,7 @@ use crate::Error;
 use crate::chain::control::{Control, Measure, Verdict};
 use crate::chain::gate::{Gate, Switches};
 use crate::chain::{ACCUMULATED, Chain, EMA, Norm};
+use crate::format::Formats;
 use crate::pages::Pages;
 use crate::roster::{self, Member, Roster, SKIP};
 use crate::rule::{MAX_SLOTS, Rule, cast, kept_slots};
@@ -115,7 +116,7 @@ impl<R: Rule, T: Real> Optimizer<R, T> {
         tensors: impl IntoIterator<Item = (&'a str, usize)>,
     ) -> Result<usize, Error> {
         let mut roster = self.roster.clone();
-        let group = roster.add_group(settings)?;
+        let group = roster.add_group(settings, Formats::default())?;
         let members: Vec<Member> =
             tensors.into_iter().map(|(name, len)| Member::new(name.into(), len as u64, group)).collect();
         if let Some(empty) = members.iter().find(|member| member.len == 0) {
@@ -273,6 +274,14 @@ impl<R: Rule, T: Real> Optimizer<R, T> {
     /// [`Error::UnknownGroup`].
     pub fn settings(&self, group: usize) -> Result<&R, Error> {
         self.roster.group(group)
+    }
+
+    /// How the tensors of a group lie in memory.
+    ///
+    /// # Errors
+    /// [`Error::UnknownGroup`].
+    pub fn formats(&self, group: usize) -> Result<&Formats, Error> {
+        self.roster.formats(group)
     }
 
     /// Gives a group other numbers from the next step on.

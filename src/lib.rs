@@ -16,6 +16,7 @@ pub mod wgsl;
 pub mod rule;
 pub mod schedule;
 pub mod chain;
+pub mod format;
 mod roster;
 pub mod pages;
 pub mod cpu;

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, HashSet};
 use crate::Error;
 use crate::chain::Chain;
 use crate::control::{Control, Memory, Set};
+use crate::format::Formats;
 use crate::kernel::{Kernels, limits_of};
 #[cfg(not(target_arch = "wasm32"))]
 use crate::kernel::{guarded, lost};
@@ -315,14 +316,14 @@ impl<R: Rule> Optimizer<R> {
         for Group { settings, tensors: members } in new {
             let group = match into {
                 Some(group) => group,
-                None => roster.add_group(settings)?,
+                None => roster.add_group(settings, Formats::default())?,
             };
             let variant = variant(roster.groups(), group);
-            let slots = roster.slots_of(group).len() as u64;
             let mut named = Vec::with_capacity(members.len());
             for tensor in &members {
                 tensor.check()?;
                 let (len, room) = (tensor.params.len(), tensor.params.room().min(tensor.grads.room()));
+                let slots = roster.planes_of(group, len).len() as u64;
                 named.push(Member::new(tensor.name().into(), len, group));
                 items.push(Item { variant, group, slots, len, room });
             }

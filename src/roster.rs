@@ -10,6 +10,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use crate::Error;
 use crate::chain::{Chain, Over};
+use crate::format::{Formats, Plane};
 use crate::rule::{Rule, Value, kept_slots};
 use crate::schedule::{Base, Schedule};
 
@@ -97,6 +98,8 @@ pub(crate) struct Roster<R> {
     /// The settings of each group in the next step, by its schedule.
     current: Vec<R>,
     schedules: Vec<Option<Schedule>>,
+    /// How the tensors of each group lie in memory.
+    formats: Vec<Formats>,
     members: Vec<Member>,
     index: HashMap<String, usize>,
     classes: Vec<Class>,
@@ -116,6 +119,7 @@ impl<R: Rule> Roster<R> {
             groups: Vec::new(),
             current: Vec::new(),
             schedules: Vec::new(),
+            formats: Vec::new(),
             members: Vec::new(),
             index: HashMap::new(),
             classes: Vec::new(),
@@ -150,8 +154,10 @@ impl<R: Rule> Roster<R> {
         Ok(())
     }
 
-    pub fn add_group(&mut self, settings: R) -> Result<usize, Error> {
+    pub fn add_group(&mut self, settings: R, formats: Formats) -> Result<usize, Error> {
         settings.check()?;
+        formats.check(R::SLOTS)?;
+        self.formats.push(formats);
         self.groups.push(settings.clone());
         self.current.push(settings);
         self.schedules.push(None);
@@ -210,15 +216,27 @@ impl<R: Rule> Roster<R> {
         &self.current[self.members[tensor].group]
     }
 
-    /// The slots that a tensor keeps, by name, in the order of their planes: the rule's, then the chain's.
+    /// The slots that a tensor keeps, by name, in the order of their planes: the rule's, the chain's, those of its formats.
     pub fn slots(&self, tensor: usize) -> Vec<&'static str> {
-        self.slots_of(self.members[tensor].group)
+        self.planes(tensor).into_iter().map(|plane| plane.slot).collect()
     }
 
-    /// The slots that the tensors of a group keep.
-    pub fn slots_of(&self, group: usize) -> Vec<&'static str> {
-        let own = kept_slots(&self.groups[group]).into_iter().map(|slot| R::SLOTS[slot]);
-        own.chain(self.chain.slots()).collect()
+    /// How the state of a tensor lies.
+    pub fn planes(&self, tensor: usize) -> Vec<Plane> {
+        let Member { group, len, .. } = self.members[tensor];
+        self.planes_of(group, len)
+    }
+
+    /// How the state of a tensor of so many elements would lie in a group.
+    pub fn planes_of(&self, group: usize, len: u64) -> Vec<Plane> {
+        let own = kept_slots(&self.groups[group]).into_iter().map(|slot| (R::SLOTS[slot], R::is_signed(slot)));
+        self.formats[group].planes(own, self.chain.slots(), len)
+    }
+
+    /// The formats of a group.
+    pub fn formats(&self, group: usize) -> Result<&Formats, Error> {
+        self.group(group)?;
+        Ok(&self.formats[group])
     }
 
     /// What a slot holds before the first step.

@@ -90,6 +90,11 @@ pub trait Rule: Clone + Debug + PartialEq + Send + Sync + 'static {
     /// Whether these settings keep the slot `Self::SLOTS[slot]`.
     fn keeps(&self, slot: usize) -> bool;
 
+    /// Whether the slot `Self::SLOTS[slot]` can hold numbers below 0: storage of few bits spends a code on the sign.
+    fn is_signed(_slot: usize) -> bool {
+        true
+    }
+
     /// What the slot holds before the first step.
     fn initial(&self, _slot: usize) -> f64 {
         0.0

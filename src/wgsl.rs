@@ -5,7 +5,7 @@
 //! the shader does) or `f64` (the oracle).
 
 use std::fmt::{Debug, LowerExp};
-use std::ops::{Add, Div, Mul, Neg, Sub};
+use std::ops::{Add, BitAnd, BitOr, BitXor, Div, Mul, Neg, Shl, Shr, Sub};
 
 /// The numbers a rule can be computed in: `f32` and `f64`.
 pub trait Real:
@@ -80,7 +80,7 @@ pub fn Lane<T: Real>(x: f64) -> T {
 
 /// `select(f, t, condition)`: WGSL's order, the value for false first.
 #[inline(always)]
-pub fn select<T: Real>(f: T, t: T, condition: bool) -> T {
+pub fn select<T>(f: T, t: T, condition: bool) -> T {
     if condition { t } else { f }
 }
 
@@ -98,12 +98,65 @@ pub fn exp<T: Real>(x: T) -> T {
 
 /// The smaller of two numbers; as in WGSL, either may come back where one is NaN.
 #[inline(always)]
-pub fn min<T: Real>(a: T, b: T) -> T {
+pub fn min<T: PartialOrd>(a: T, b: T) -> T {
     if b < a { b } else { a }
 }
 
 /// The larger of two numbers; as in WGSL, either may come back where one is NaN.
 #[inline(always)]
-pub fn max<T: Real>(a: T, b: T) -> T {
+pub fn max<T: PartialOrd>(a: T, b: T) -> T {
     if a < b { b } else { a }
+}
+
+/// WGSL's `u32`: arithmetic wraps, and a shift is by a word of the same type.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct U32(pub u32);
+
+/// Implements an operator of words.
+macro_rules! operator {
+    ($($operator:ident, $method:ident, $of:ident;)*) => {
+        $(impl $operator for U32 {
+            type Output = Self;
+            #[inline(always)]
+            fn $method(self, other: Self) -> Self {
+                Self(u32::$of(self.0, other.0))
+            }
+        })*
+    };
+}
+operator! {
+    Add, add, wrapping_add;
+    Sub, sub, wrapping_sub;
+    Mul, mul, wrapping_mul;
+    BitAnd, bitand, bitand;
+    BitOr, bitor, bitor;
+    BitXor, bitxor, bitxor;
+}
+
+impl Shl for U32 {
+    type Output = Self;
+    #[inline(always)]
+    fn shl(self, by: Self) -> Self {
+        Self(self.0.wrapping_shl(by.0))
+    }
+}
+
+impl Shr for U32 {
+    type Output = Self;
+    #[inline(always)]
+    fn shr(self, by: Self) -> Self {
+        Self(self.0.wrapping_shr(by.0))
+    }
+}
+
+/// `f32(x)`: the nearest number.
+#[inline(always)]
+pub fn f32_of(x: U32) -> f32 {
+    x.0 as f32
+}
+
+/// The bits of a number.
+#[inline(always)]
+pub fn bitcast(x: f32) -> U32 {
+    U32(x.to_bits())
 }

@@ -209,6 +209,10 @@ impl Rule for Adam {
         Self::SLOTS[slot] != "max_exp_avg_sq" || self.amsgrad
     }
 
+    fn is_signed(slot: usize) -> bool {
+        Self::SLOTS[slot] == "exp_avg"
+    }
+
     fn switches(&self) -> Vec<(&'static str, bool)> {
         vec![
             ("HAS_MAXIMIZE", self.maximize),

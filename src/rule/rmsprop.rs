@@ -195,6 +195,10 @@ impl Rule for RmsProp {
         }
     }
 
+    fn is_signed(slot: usize) -> bool {
+        Self::SLOTS[slot] != "square_avg"
+    }
+
     fn initial(&self, slot: usize) -> f64 {
         match Self::SLOTS[slot] {
             "square_avg" => self.initial_scale,

@@ -103,12 +103,12 @@ impl<W: Word> Kind for W {
 
 /// Declares an enum and the word that files use for each choice.
 macro_rules! words {
-    ($(#[$doc:meta])* pub enum $name:ident { $($(#[$choice_doc:meta])* $choice:ident = $word:literal,)* }) => {
-        $(#[$doc])*
+    ($(#[$meta:meta])* pub enum $name:ident { $($(#[$choice_meta:meta])* $choice:ident = $word:literal,)* }) => {
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        $(#[$meta])*
         #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
         pub enum $name {
-            $($(#[$choice_doc])* #[cfg_attr(feature = "serde", serde(rename = $word))] $choice,)*
+            $($(#[$choice_meta])* #[cfg_attr(feature = "serde", serde(rename = $word))] $choice,)*
         }
 
         impl $crate::rule::Word for $name {

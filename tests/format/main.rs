@@ -1,0 +1,4 @@
+//! Numbers of fewer bits: every code, every rounding, every block.
+
+mod blocks;
+mod halves;
