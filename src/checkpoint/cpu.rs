@@ -79,8 +79,9 @@ impl<R: Rule> Optimizer<R, f32> {
         load: Load<'_, Option<Slices<'_, '_>>>,
         partial: bool,
     ) -> Result<Report, Error> {
-        let Load { params, extras, retune } = load;
-        let request = Request { params: params.is_some(), extras, retune: retune && !partial, partial, most: u64::MAX };
+        let Load { params, extras, retune, cast } = load;
+        let (retune, most) = (retune && !partial, u64::MAX);
+        let request = Request { params: params.is_some(), extras, retune, cast, partial, most };
         let params = params.unwrap_or_default();
         if request.params {
             self.check_params(params.iter().map(|params| params.len()))?;

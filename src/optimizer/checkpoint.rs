@@ -71,9 +71,9 @@ impl<R: Rule> Optimizer<R> {
         checkpoint: &Checkpoint,
         load: Load<'_>,
     ) -> Result<Report, Error> {
-        let Load { params, extras, retune } = load;
-        self.load_as(device, queue, checkpoint, &Request { params, extras, retune, partial: false, most: self.most() })
-            .await
+        let Load { params, extras, retune, cast } = load;
+        let request = Request { params, extras, retune, cast, partial: false, most: self.most() };
+        self.load_as(device, queue, checkpoint, &request).await
     }
 
     /// [`load`](Self::load) for what was changed on purpose: takes what is in both the file and the optimizer, and tells
@@ -88,14 +88,9 @@ impl<R: Rule> Optimizer<R> {
         checkpoint: &Checkpoint,
         load: Load<'_>,
     ) -> Result<Report, Error> {
-        let Load { params, extras, .. } = load;
-        self.load_as(
-            device,
-            queue,
-            checkpoint,
-            &Request { params, extras, retune: false, partial: true, most: self.most() },
-        )
-        .await
+        let Load { params, extras, cast, .. } = load;
+        let request = Request { params, extras, retune: false, cast, partial: true, most: self.most() };
+        self.load_as(device, queue, checkpoint, &request).await
     }
 
     /// [`save`](Self::save), waiting.

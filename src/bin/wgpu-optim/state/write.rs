@@ -81,6 +81,6 @@ fn head<R: Rule>(
         }
         tensors.push((key(name, STEP), &[]));
     }
-    let tensors = tensors.iter().map(|(key, shape)| (key.as_str(), *shape));
+    let tensors = tensors.iter().map(|(key, shape)| (key.as_str(), Dtype::F32, *shape));
     Ok(safetensors::head(metadata::to_json(config, steps, &without_state, progress)?, tensors)?)
 }
