@@ -93,8 +93,8 @@ pub use serde_json::Value as Json;
 pub(crate) use write::{Outline, Source, Writer};
 
 use crate::chain::Chain;
-use crate::format::blocks::BLOCK;
 use crate::format::Formats;
+use crate::format::blocks::BLOCK;
 use crate::rule::Rule;
 use crate::safetensors::Archive;
 use crate::schedule::Schedule;

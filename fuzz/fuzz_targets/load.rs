@@ -20,7 +20,7 @@ fn try_to_load(bytes: Vec<u8>) {
         optimizer.step(&mut [&mut params], &[&[1.0, 2.0]]).unwrap();
         let before = world(&optimizer, &params);
         let mut slices: [&mut [f32]; 1] = [&mut params];
-        let load = Load { params: Some(slices.as_mut_slice()), extras: &["a"], retune: !partial };
+        let load = Load { params: Some(slices.as_mut_slice()), extras: &["a"], retune: !partial, cast: &[] };
         let loaded =
             if partial { optimizer.load_partial(&checkpoint, load) } else { optimizer.load(&checkpoint, load) };
         if loaded.is_err() {

@@ -131,7 +131,9 @@ mod tests {
     fn what_is_made_decodes_to_what_it_was_made_of() {
         let mut expected = vec![0.0; LEN as usize];
         numbers(0, &mut expected).unwrap();
-        for (storage, worst) in [(Storage::F32, 0.0), (Storage::F16, 5e-4), (Storage::Bf16, 4e-3), (Storage::Q8Signed, 1e-2)] {
+        for (storage, worst) in
+            [(Storage::F32, 0.0), (Storage::F16, 5e-4), (Storage::Bf16, 4e-3), (Storage::Q8Signed, 1e-2)]
+        {
             let array = |scales| Array { storage, zero: Q8Zero::Guarded, scales, len: LEN };
             let bytes = made(array(false), (LEN * storage.size()) as usize, 1 << 20);
             let blocks = if storage.has_scales() { LEN.div_ceil(BLOCK) as usize } else { 0 };

@@ -120,8 +120,7 @@ impl<R: Rule> Fit<'_, R> {
         let (Format::Native(native), Ok(optimizer)) = (&self.checkpoint.format, self.roster.formats(ours)) else {
             return Vec::new();
         };
-        let slots: Vec<&str> =
-            kept_slots(&self.roster.groups()[ours]).into_iter().map(|slot| R::SLOTS[slot]).collect();
+        let slots: Vec<&str> = kept_slots(&self.roster.groups()[ours]).into_iter().map(|slot| R::SLOTS[slot]).collect();
         let plain = Formats::default();
         formats::changes(ours, native.formats.get(theirs).unwrap_or(&plain), optimizer, &slots)
     }

@@ -78,7 +78,9 @@ fn told(formats: &Formats, slots: &[&str]) -> Vec<(String, String)> {
     let mut pairs = Vec::new();
     for (key, value) in whole(formats, slots).as_object().into_iter().flatten().filter(|(key, _)| tells(key)) {
         match value {
-            Json::Object(state) => pairs.extend(state.iter().map(|(slot, value)| (format!("{key}.{slot}"), word(value)))),
+            Json::Object(state) => {
+                pairs.extend(state.iter().map(|(slot, value)| (format!("{key}.{slot}"), word(value))))
+            }
             value => pairs.push((key.clone(), word(value))),
         }
     }

@@ -69,7 +69,8 @@ impl Saved {
     pub fn add_scales(&mut self, archive: &Archive, entry: usize, slot: &str) -> Result<(), String> {
         let (found, name) = (len_of_f32(archive, entry)?, &archive.entries()[entry].name);
         let of_codes = |stored: &&mut Stored| stored.format == Storage::Q8Signed.word();
-        let stored = self.slots.get_mut(slot).filter(of_codes).ok_or_else(|| format!("{name:?}: there are no codes of it"))?;
+        let stored =
+            self.slots.get_mut(slot).filter(of_codes).ok_or_else(|| format!("{name:?}: there are no codes of it"))?;
         let len = archive.entries()[stored.entry].len();
         if found != len.div_ceil(BLOCK) {
             let expected = len.div_ceil(BLOCK);

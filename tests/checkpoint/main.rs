@@ -8,6 +8,8 @@ mod chained;
 mod extras;
 mod file;
 mod foreign;
+mod formats;
+mod formatted;
 mod going_on;
 mod misfit;
 mod mutation;
