@@ -29,9 +29,9 @@
 //! | key | holds |
 //! |---|---|
 //! | `crc32` | the checksum of the header and of each tensor, in hex |
-//! | `format`, `version` | `wgpu-optim-checkpoint`, `1`; `2` where a group has formats |
+//! | `format`, `version` | `wgpu-optim-checkpoint`, `1`, or `2` where some group has formats |
 //! | `rule` | the rule's name |
-//! | `groups` | for each group its settings, the names of its tensors, its schedule if it has one, and unless all is F32 its `formats`: `params`, `grads`, `master`, `state` by slot, `rounding`, `seed`, `q8_min`, `q8_zero` |
+//! | `groups` | for each group its settings, the names of its tensors, its schedule if it has one, and in version 2 its `formats`: `params`, `grads`, `master`, `state` by slot, `rounding`, `seed`, `q8_min`, `q8_zero` |
 //! | `steps` | each tensor's step count, exact to 2^64 - 1; steps that a scaler left out are not in it |
 //! | `frozen` | the names of the tensors that are frozen |
 //! | `extras` | values that the caller adds, by name |

@@ -1,5 +1,7 @@
 //! How the numbers of a group lie in memory, as a file tells it: by the words of `optim.toml`, the state slot by slot.
 
+use std::collections::BTreeSet;
+
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
 
@@ -40,13 +42,13 @@ impl Named {
     }
 }
 
-/// The formats of a group whose rule keeps these slots, or nothing where all is in `f32`.
-pub(super) fn to_json(formats: &Formats, slots: &[&str]) -> Option<Json> {
-    let pairs = |formats: &Formats| told(formats, slots);
-    (pairs(formats) != pairs(&Formats::default())).then(|| whole(formats, slots))
+/// Whether formats of a group whose rule keeps these slots make no difference to none.
+pub(super) fn are_idle(formats: &Formats, slots: &[&str]) -> bool {
+    told(formats, slots) == told(&Formats::default(), slots)
 }
 
-fn whole(formats: &Formats, slots: &[&str]) -> Json {
+/// The formats of a group whose rule keeps these slots.
+pub(super) fn to_json(formats: &Formats, slots: &[&str]) -> Json {
     let state = slots.iter().map(|slot| (slot.to_string(), json!(of_slot(formats, slot))));
     json!({
         "params": formats.params,
@@ -76,7 +78,7 @@ fn told(formats: &Formats, slots: &[&str]) -> Vec<(String, String)> {
     };
     let word = |value: &Json| value.as_str().map_or_else(|| value.to_string(), String::from);
     let mut pairs = Vec::new();
-    for (key, value) in whole(formats, slots).as_object().into_iter().flatten().filter(|(key, _)| tells(key)) {
+    for (key, value) in to_json(formats, slots).as_object().into_iter().flatten().filter(|(key, _)| tells(key)) {
         match value {
             Json::Object(state) => {
                 pairs.extend(state.iter().map(|(slot, value)| (format!("{key}.{slot}"), word(value))))
@@ -99,6 +101,16 @@ pub(super) fn changes(group: usize, file: &Formats, optimizer: &Formats, slots: 
     });
     let differ = both.filter(|(_, file, optimizer)| file != optimizer);
     differ.map(|(setting, file, optimizer)| Disagreement::Format { group, setting, file, optimizer }).collect()
+}
+
+/// Refuses formats that tell of other slots than those that the rule keeps.
+pub(super) fn check_slots(formats: &Formats, slots: &[&str]) -> Result<(), String> {
+    let found: Vec<&str> = formats.slots.keys().map(String::as_str).collect();
+    let kept: BTreeSet<&str> = slots.iter().copied().collect();
+    match found.iter().eq(&kept) {
+        true => Ok(()),
+        false => Err(format!("{FORMATS} tell of the state {found:?}, and the rule keeps {slots:?}")),
+    }
 }
 
 /// How a slot of a tensor of so many elements lies by these formats, but for the sign of 8 bits.
@@ -132,7 +144,7 @@ mod tests {
     }
 
     fn read(formats: &Formats) -> Formats {
-        let json = to_json(formats, &SLOTS).unwrap();
+        let json = to_json(formats, &SLOTS);
         serde_json::from_value::<Named>(json).unwrap().formats().unwrap()
     }
 
@@ -146,9 +158,9 @@ mod tests {
     }
 
     #[test]
-    fn what_makes_no_difference_is_not_written_and_does_not_disagree() {
+    fn what_makes_no_difference_does_not_disagree() {
         let idle = Formats { seed: 3, q8_min: 9, rounding: Rounding::Stochastic, ..Formats::default() };
-        assert_eq!(to_json(&idle, &SLOTS), None);
+        assert!(are_idle(&idle, &SLOTS) && !are_idle(&odd(), &SLOTS));
         assert_eq!(changes(0, &Formats::default(), &idle, &SLOTS), []);
     }
 

@@ -45,7 +45,7 @@ pub(super) struct Native {
     groups: Vec<Unique<Json>>,
     /// What each group follows.
     pub schedules: Vec<Option<Schedule>>,
-    /// How the numbers of each group lie; none in a file that does not tell.
+    /// How the numbers of each group lie; none in a file of version 1, which does not tell.
     pub formats: Vec<Formats>,
     pub running: Running,
     pub tensors: BTreeMap<String, Saved>,
@@ -132,7 +132,12 @@ impl Native {
     pub fn settings<R: Rule>(&self, base: Option<&R>) -> Result<Vec<R>, String> {
         let base = base.ok_or_else(|| format!("{} has no preset to read settings by", R::NAME))?;
         let read = |(number, Unique(values)): (usize, &Unique<Json>)| {
-            settings::from_json(base, values).map_err(|why| format!("group {number}: {why}"))
+            let settings = settings::from_json(base, values);
+            let checked = settings.and_then(|settings| match self.formats.get(number) {
+                Some(of) => formats::check_slots(of, &slot_names(&settings)).map(|()| settings),
+                None => Ok(settings),
+            });
+            checked.map_err(|why| format!("group {number}: {why}"))
         };
         self.groups.iter().enumerate().map(read).collect()
     }
@@ -143,18 +148,19 @@ const SCALES: &str = "scales.";
 
 /// The formats of each group, or nothing where the version knows of none.
 fn formats_of(version: &str, groups: &mut [Group]) -> Result<Vec<Formats>, String> {
-    let mut all = Vec::new();
-    for (number, group) in groups.iter_mut().enumerate() {
-        let formats = match group.formats.take() {
-            None => Formats::default(),
-            Some(_) if version == VERSIONS[0] => {
-                return Err(format!("group {number} has {FORMATS}, which a checkpoint of version {version} has not"));
-            }
-            Some(named) => named.formats().map_err(|why| format!("group {number}: {why}"))?,
-        };
-        all.push(formats);
-    }
-    Ok(if version == VERSIONS[0] { Vec::new() } else { all })
+    let known = version != VERSIONS[0];
+    let of = |(number, group): (usize, &mut Group)| match (group.formats.take(), known) {
+        (None, false) => Ok(None),
+        (Some(named), true) => named.formats().map(Some).map_err(|why| format!("group {number}: {why}")),
+        (Some(_), false) => Err(format!("group {number} has {FORMATS}, which version {version} does not know")),
+        (None, true) => Err(format!("group {number} has no {FORMATS}, which version {version} has")),
+    };
+    Ok(groups.iter_mut().enumerate().map(of).collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
+}
+
+/// The slots that a rule keeps, by name.
+fn slot_names<R: Rule>(settings: &R) -> Vec<&'static str> {
+    kept_slots(settings).into_iter().map(|slot| R::SLOTS[slot]).collect()
 }
 
 /// The tensors that the metadata name, each in one group and with one step count.
@@ -235,13 +241,15 @@ fn metadata<R: Rule>(
     if let Err(error) = serde_json::from_str::<Json>(&extras) {
         return Err(format!("these extras: {error}"));
     }
-    let groups = groups(roster)?;
-    let formatted = groups.iter().any(|group| group.get(FORMATS).is_some());
+    let idle = |(number, settings)| {
+        roster.formats(number).is_ok_and(|formats| formats::are_idle(formats, &slot_names::<R>(settings)))
+    };
+    let formatted = !roster.groups().iter().enumerate().all(idle);
     let pairs = [
         ("format", FORMAT.to_string()),
         ("version", VERSIONS[usize::from(formatted)].to_string()),
         ("rule", R::NAME.to_string()),
-        ("groups", Json::from(groups).to_string()),
+        ("groups", Json::from(groups(roster, formatted)?).to_string()),
         ("steps", steps),
         ("frozen", Json::from(frozen.collect::<Vec<_>>()).to_string()),
         ("extras", extras),
@@ -250,7 +258,7 @@ fn metadata<R: Rule>(
     Ok(pairs.map(|(key, text)| (key.to_string(), text.into())).collect())
 }
 
-fn groups<R: Rule>(roster: &Roster<R>) -> Result<Vec<Json>, String> {
+fn groups<R: Rule>(roster: &Roster<R>, formatted: bool) -> Result<Vec<Json>, String> {
     let mut names = vec![Vec::new(); roster.groups().len()];
     roster.members().iter().for_each(|member| names[member.group].push(member.name.as_str()));
     let group = |((number, settings), tensors): ((usize, &R), Vec<&str>)| {
@@ -258,10 +266,9 @@ fn groups<R: Rule>(roster: &Roster<R>) -> Result<Vec<Json>, String> {
         if let Some(schedule) = roster.schedule(number).map_err(|error| error.to_string())? {
             group["schedule"] = json!(schedule);
         }
-        let slots: Vec<&str> = kept_slots(settings).into_iter().map(|slot| R::SLOTS[slot]).collect();
-        let formats = roster.formats(number).map_err(|error| error.to_string())?;
-        if let Some(formats) = formats::to_json(formats, &slots) {
-            group[FORMATS] = formats;
+        if formatted {
+            let formats = roster.formats(number).map_err(|error| error.to_string())?;
+            group[FORMATS] = formats::to_json(formats, &slot_names(settings));
         }
         Ok(group)
     };

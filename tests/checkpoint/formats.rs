@@ -382,6 +382,53 @@ fn slices_in_another_format_are_refused_and_nothing_is_written() {
     assert_eq!((params, other.world()), (vec![0.5; 700], single(codes()).world()));
 }
 
+/// Each file, and what an optimizer with codes says of it; nothing of those that are sound.
+const ATTACKS: [(&str, &str); 11] = [
+    ("sound", ""),
+    ("scale_nan", "\"scales.w.exp_avg_sq\" is NaN of block 0, expected a finite number >= 0"),
+    ("scale_negative", "\"scales.w.exp_avg\" is -1.0 of block 0, expected a finite number >= 0"),
+    ("scale_minus_zero", "\"scales.w.exp_avg\" is -0.0 of block 0, expected a finite number >= 0"),
+    ("scale_infinite", "\"scales.w.exp_avg\" is inf of block 0, expected a finite number >= 0"),
+    ("scale_damaged", "tensor \"scales.w.exp_avg_sq\" is damaged: its crc32 is "),
+    ("codes_of_one", "\"w\" has 1 elements in it and 2 in the optimizer"),
+    ("codes_past_a_block", "\"w\" has 257 elements in it and 2 in the optimizer"),
+    ("slot_missing", "it has exp_avg of \"w\", which keeps exp_avg, exp_avg_sq"),
+    ("zero_of_another", "the format of group 0: q8_zero is reference in it and guarded in the optimizer"),
+    ("state_of_f32", "exp_avg_sq of \"w\" is f32 in it and q8 in the optimizer; load_partial casts what it is told to"),
+];
+
+/// `tests/attacks/make.py` writes the files.
+pub fn refuses_attacks<S: Run>(make: impl Fn() -> S) {
+    let attacks = format!("{}/tests/attacks/formats", env!("CARGO_MANIFEST_DIR"));
+    assert_eq!(std::fs::read_dir(&attacks).unwrap().count(), ATTACKS.len());
+    for (name, message) in ATTACKS {
+        let path = format!("{attacks}/{name}.safetensors");
+        let mut run = make();
+        run.step(1);
+        let before = run.world();
+        let loaded = Checkpoint::open(&path).and_then(|file| run.load_with(&file, Load::default(), false));
+        match loaded {
+            Ok(_) => assert!(message.is_empty() && run.world() != before, "{name} is taken"),
+            Err(error) => {
+                let told = error.to_string();
+                assert!(!message.is_empty() && told.starts_with(&path) && told.contains(message), "{name}: {told}");
+                assert!(run.world() == before, "{name} has changed something");
+            }
+        }
+    }
+}
+
+/// What [`refuses_attacks`] is told by.
+pub fn attacked() -> (Formats, [(&'static str, usize, usize); 1]) {
+    (Formats { state: StateFormat::Q8, q8_min: 1, ..PLAIN }, [("w", 2, 0)])
+}
+
+#[test]
+fn every_attack_on_codes_is_refused_by_name_and_nothing_is_touched() {
+    let (formats, tensors) = attacked();
+    refuses_attacks(|| OnCpu::new(&[(Adam::PYTORCH, formats.clone())], &tensors, &Chain::default()));
+}
+
 /// Every bit of a file with codes, scales and halves, none left out.
 #[test]
 fn every_single_bit_of_a_file_with_formats_counts() {
