@@ -1,31 +1,26 @@
 // Which element a lane has in its tensor, and the noise that its numbers are rounded by: src/format/noise.rs.
 
-override HAS_CHANCE: bool = false;
+const HAS_CHANCE = true;
 
-var<private> tensor: u32;
-var<private> element: u32;
+var<private> tensor_key: u32;
+var<private> first_element: u32;
 
-// Before a lane: the tensor's word, and the lane's first element.
+// Before a lane.
 fn begin(index: u32, i: u32) {
-    if HAS_CHANCE {
-        let own = own_of(index);
-        tensor = own.x;
-        element = own.y + first_of(i);
-    }
+    let own = origin(index);
+    tensor_key = own.x;
+    first_element = own.y + elements_before(i);
 }
 
 // The tensor's word, and the first element of a workgroup or of the stretch.
-fn own_of(index: u32) -> vec2<u32> {
+fn origin(index: u32) -> vec2<u32> {
     if HAS_PLACES {
-        return places[2u * (run.first + index) + 1u].xy;
+        return places[PLACE_VECTORS * (run.first + index) + 1u].xy;
     }
     return vec2<u32>(run.key, run.element);
 }
 
 // The noise of a lane in what is rounded: 0 for parameters, one more than its number for a slot.
 fn chance_of(what: u32) -> Bits {
-    if HAS_CHANCE {
-        return noises(stream(step_key(), tensor, what), element);
-    }
-    return Bits(0u);
+    return noises(stream(scalars.gate.step_key, tensor_key, what), first_element);
 }

@@ -15,13 +15,3 @@ fn narrowed(x: Lane, how: Bits, f16: bool, chance: bool) -> vec2<u32> {
 fn rounded(x: Lane, f16: bool) -> Lane {
     return widened(narrowed(x, Bits(0u), f16, false), f16);
 }
-
-// A word of noise for each element of a lane, the first of which is this one.
-fn noises(stream: u32, first: u32) -> Bits {
-    return vec4<u32>(noise(stream, first), noise(stream, first + 1u), noise(stream, first + 2u), noise(stream, first + 3u));
-}
-
-// The first element of a lane.
-fn first_of(lane: u32) -> u32 {
-    return 4u * lane;
-}

@@ -20,13 +20,3 @@ fn flips(word: u32, element: u32, code: u32) -> u32 {
 fn rounded(x: Lane, f16: bool) -> Lane {
     return wide(narrow(x, 0u, f16, false), f16);
 }
-
-// A word of noise for the element of a lane.
-fn noises(stream: u32, first: u32) -> Bits {
-    return noise(stream, first);
-}
-
-// The first element of a lane.
-fn first_of(lane: u32) -> u32 {
-    return lane;
-}
