@@ -197,7 +197,7 @@ impl<R: Rule> Optimizer<R> {
     ) -> Result<(), Error> {
         let ranges = match plane {
             Plane::Slot(plane) => self.plane_ranges(tensor, plane),
-            Plane::Scales(plane) => self.plane_scale_ranges(tensor, plane),
+            Plane::Scales(plane) => self.state.scale_ranges(tensor, plane),
             Plane::Params => vec![self.tensors[tensor].params.clone()],
         };
         let mut start = 0;
@@ -224,7 +224,7 @@ impl<R: Rule> Optimizer<R> {
         for part in &outline.parts {
             let ranges: Vec<BufferRange> = match &part.source {
                 Source::Slot(tensor, plane) => self.plane_ranges(*tensor, *plane),
-                Source::Scales(tensor, plane) => self.plane_scale_ranges(*tensor, *plane),
+                Source::Scales(tensor, plane) => self.state.scale_ranges(*tensor, *plane),
                 Source::Params(tensor) => vec![self.tensors[*tensor].params.clone()],
                 Source::Values(values) => {
                     writer.take(bytemuck::cast_slice(values));
