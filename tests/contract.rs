@@ -99,7 +99,7 @@ fn the_formats_are_one_text_in_two_tongues() {
         ("noise", "mixed", 3),
         ("noise", "stream", 1),
         ("noise", "noise", 1),
-        ("blocks", "encode_q8", 18),
+        ("blocks", "encode_q8", 19),
         ("blocks", "decode_q8", 8),
     ];
     for (file, mark, lines) in texts {
