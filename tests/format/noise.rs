@@ -9,6 +9,9 @@ fn word([step, tensor, what, element]: [u32; 4]) -> u32 {
     noise(stream(U32(step), U32(tensor), U32(what)), U32(element)).0
 }
 
+/// The words of some counter.
+type Counted = Box<dyn Fn(u32) -> u32>;
+
 /// Words that were computed from the published hash by another program: files that were written go on with the same.
 #[test]
 fn the_noise_of_a_release_is_that_of_the_next() {
@@ -57,11 +60,11 @@ fn chi_square(words: impl Iterator<Item = u32>, shift: u32) -> f64 {
 fn each_byte_has_each_value_as_often() {
     const SAMPLES: u32 = 1 << 18;
     for shift in [0, 8, 16, 24] {
-        let by: [(&str, fn(u32) -> u32); 4] = [
-            ("element", |i| word([5, 6, 0, i])),
-            ("step", |i| word([step_key(0, i.into()), tensor_key("w"), 0, 11])),
-            ("seed", |i| word([step_key(i.into(), 1), tensor_key("w"), 0, 11])),
-            ("tensor", |i| word([step_key(0, 1), tensor_key(&format!("layer.{i}")), 0, 11])),
+        let by: [(&str, Counted); 4] = [
+            ("element", Box::new(|i| word([5, 6, 0, i]))),
+            ("step", Box::new(|i| word([step_key(0, i.into()), tensor_key("w"), 0, 11]))),
+            ("seed", Box::new(|i| word([step_key(i.into(), 1), tensor_key("w"), 0, 11]))),
+            ("tensor", Box::new(|i| word([step_key(0, 1), tensor_key(&format!("layer.{i}")), 0, 11]))),
         ];
         for (what, word) in by {
             let found = chi_square((0..SAMPLES).map(word), shift);
@@ -76,7 +79,7 @@ fn neighbouring_streams_are_not_correlated() {
     const SAMPLES: u32 = 1 << 18;
     let (step, tensor) = (step_key(1, 1), tensor_key("w"));
     let own = move |i: u32| word([step, tensor, 0, i]);
-    let others: [(&str, Box<dyn Fn(u32) -> u32>); 6] = [
+    let others: [(&str, Counted); 6] = [
         ("the next element", Box::new(move |i| own(i + 1))),
         ("256 elements on", Box::new(move |i| own(i + 256))),
         ("the next step", Box::new(move |i| word([step_key(1, 2), tensor, 0, i]))),
