@@ -1,7 +1,7 @@
 // Validates every kernel with Tint, Chromium's WGSL compiler, which refuses things that naga takes (barriers in
 // non-uniform control flow, for one). Dawn's null backend compiles nothing further, so no driver is needed.
 //
-//     node tests/tint/validate.mjs [ROOT]      ROOT holds shaders/ and examples/; the repository by default
+//     node tests/tint/validate.mjs [ROOT]      ROOT holds shaders/, examples/ and tests/; the repository by default
 
 import { readFileSync, readdirSync } from 'node:fs';
 import { dirname, join } from 'node:path';
@@ -32,7 +32,8 @@ function compositions() {
     const walks = [[chain('accumulate')], [chain('norm'), chain('measure')]];
     const others = walks.flatMap((own) => LANES.map((lanes) => [walk, ...own, lanes]));
     const example = shaders('examples/train_digits').map((name) => [`examples/train_digits/${name}`]);
-    return [...steps, ...others, [chain('norm'), chain('gather')], [chain('control')], ...example];
+    const formats = [...shaders('shaders/format').map((name) => `shaders/format/${name}`), 'tests/format/kernel.wgsl'];
+    return [...steps, ...others, [chain('norm'), chain('gather')], [chain('control')], formats, ...example];
 }
 
 function read(path) {
