@@ -304,11 +304,7 @@ fn eight_bits_are_those_of_torchao() {
 }
 
 fn are_theirs(name: &str, formats: Formats, slots: [(&str, &str, &str); 2]) {
-    let mut file = File::new(name);
-    if name.starts_with("torchao") {
-        // Its bias corrections are `f32`, and `README.md` gives it the tolerance of a reference in `f32`.
-        file.case.exact = false;
-    }
+    let file = File::new(name);
     for (what, mut path, _) in paths(&file.case, &formats) {
         let followed = follow_by_rule(&file.case, &mut *path, Rounding::Single, |_, _| {});
         let (_, worst) = followed.unwrap_or_else(|failure| panic!("{name} on the {what}: {failure}"));
