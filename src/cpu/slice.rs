@@ -144,10 +144,8 @@ impl<'a, T: Real> Slice<'a, T> {
             Self::Bf16(own) => values.iter_mut().zip(own).for_each(|(x, y)| meet(x, of_half(Half::Bf16, y.to_bits()))),
             Self::Q8 { map, codes, scales } => {
                 for ((values, codes), &scale) in values.chunks_mut(BLOCK).zip(codes.chunks(BLOCK)).zip(scales) {
-                    map.folded(|map| {
-                        let of_code = |code: u8| T::from_f64(map.decode(code, scale).into());
-                        values.iter_mut().zip(codes).for_each(|(x, code)| meet(x, of_code(*code)));
-                    });
+                    let of_code = |code: u8| T::from_f64(map.decode(code, scale).into());
+                    values.iter_mut().zip(codes).for_each(|(x, code)| meet(x, of_code(*code)));
                 }
             }
         }

@@ -36,16 +36,6 @@ impl Map {
         Self { unsigned, guarded: unsigned && zero == Q8Zero::Guarded }
     }
 
-    /// Calls `with` with this map, as a constant: each map has a loop of its own, in which nothing is selected by it.
-    #[inline(always)]
-    pub(crate) fn folded(self, with: impl FnOnce(Self)) {
-        match self {
-            Self { unsigned: true, guarded: true } => with(Self { unsigned: true, guarded: true }),
-            Self { unsigned: true, guarded: false } => with(Self { unsigned: true, guarded: false }),
-            Self { unsigned: false, .. } => with(Self { unsigned: false, guarded: false }),
-        }
-    }
-
     /// The code of `x` in a block of this scale.
     #[inline(always)]
     pub fn encode(self, x: f32, scale: f32) -> u8 {
@@ -127,12 +117,12 @@ pub fn scale(values: &[f32]) -> f32 {
 #[inline(always)]
 pub fn encode(map: Map, values: &[f32], codes: &mut [u8]) -> f32 {
     let scale = scale(values);
-    map.folded(|map| codes.iter_mut().zip(values).for_each(|(code, x)| *code = map.encode(*x, scale)));
+    codes.iter_mut().zip(values).for_each(|(code, x)| *code = map.encode(*x, scale));
     scale
 }
 
 /// The codes of a block to its numbers.
 #[inline(always)]
 pub fn decode(map: Map, codes: &[u8], scale: f32, values: &mut [f32]) {
-    map.folded(|map| values.iter_mut().zip(codes).for_each(|(x, code)| *x = map.decode(*code, scale)));
+    values.iter_mut().zip(codes).for_each(|(x, code)| *x = map.decode(*code, scale));
 }
