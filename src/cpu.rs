@@ -405,7 +405,8 @@ impl<R: Rule, T: Real> Optimizer<R, T> {
         }
     }
 
-    /// Sets the values of a state slot; where they have fewer bits, to the nearest.
+    /// Sets the values of a state slot; where they have fewer bits, to the nearest. Blocks of 8 bits take scales of their own:
+    /// [`stored_mut`](Self::stored_mut) writes the very codes of another optimizer.
     ///
     /// # Errors
     /// [`Error::UnknownName`], [`Error::UnknownSlot`], [`Error::Length`].

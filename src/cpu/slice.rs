@@ -283,10 +283,12 @@ fn narrow<T: Real>(half: Half, values: &[T], codes: &mut [u16], chance: Option<C
             codes.iter_mut().zip(values).for_each(|(code, x)| *code = half.narrow(single(*x), Rounding::Nearest, 0))
         }
         Some(Chance { stream, first }) => {
-            let first = first as u32;
-            for (i, (code, x)) in (0u32..).zip(codes.iter_mut().zip(values)) {
-                let noise = noise(stream, U32(first.wrapping_add(i)));
-                *code = half.narrow(single(*x), Rounding::Stochastic, noise.0);
+            // Indexed: the form that becomes lanes.
+            let n = codes.len();
+            let (values, first) = (&values[..n], first as u32);
+            for i in 0..n {
+                let noise = noise(stream, U32(first.wrapping_add(i as u32)));
+                codes[i] = half.narrow(single(values[i]), Rounding::Stochastic, noise.0);
             }
         }
     }
