@@ -95,6 +95,7 @@ pub(crate) use write::{Outline, Source, Writer};
 use crate::chain::Chain;
 use crate::format::Formats;
 use crate::format::blocks::BLOCK;
+use crate::format::codes::Codes;
 use crate::rule::Rule;
 use crate::safetensors::Archive;
 use crate::schedule::Schedule;
@@ -302,14 +303,14 @@ impl Checkpoint {
             }
             Numbers::Stored { entry, scales, storage } => (entry, scales, storage),
         };
-        let entries = self.archive.entries();
-        let mut bytes = vec![0; values.len() * storage.size() as usize];
-        self.archive.read_at(&entries[entry], first * storage.size(), &mut bytes)?;
-        let mut of_blocks = vec![0f32; scales.map_or(0, |_| values.len().div_ceil(BLOCK as usize))];
-        if let Some(scales) = scales {
-            self.archive.read_at(&entries[scales], first / BLOCK * 4, bytemuck::cast_slice_mut(&mut of_blocks))?;
-        }
-        cast::decode(storage, &bytes, &of_blocks, values);
+        let read = |entry: usize, start: u64, size: u64| {
+            let mut bytes = vec![0; size as usize];
+            self.archive.read_at(&self.archive.entries()[entry], start, &mut bytes).map(|()| bytes)
+        };
+        let (len, size) = (values.len() as u64, storage.size());
+        let elements = read(entry, first * size, len * size)?;
+        let scales = scales.map(|scales| read(scales, first / BLOCK * 4, len.div_ceil(BLOCK) * 4));
+        values.copy_from_slice(&Codes { elements, scales: scales.transpose()?.unwrap_or_default() }.values(storage));
         Ok(())
     }
 }

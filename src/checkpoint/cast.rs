@@ -1,8 +1,8 @@
 //! Arrays that a file does not hold as an optimizer has them: what is cast from another format, and what a rule starts from.
 
-use crate::format::blocks::{self, BLOCK, Map};
-use crate::format::halves::Half;
-use crate::format::{Q8Zero, Rounding, Storage};
+use crate::format::blocks::BLOCK;
+use crate::format::codes::Codes;
+use crate::format::{Q8Zero, Storage};
 
 /// Elements that are made at once: whole blocks.
 const PIECE: u64 = 1 << 16;
@@ -48,45 +48,15 @@ impl Array {
 
     /// The bytes of numbers that start at a block, or of the scales of their blocks.
     fn encode(&self, values: &[f32]) -> Vec<u8> {
-        let half = |half: Half| values.iter().flat_map(move |x| half.narrow(*x, Rounding::Nearest, 0).to_le_bytes());
-        match self.storage {
-            Storage::F32 => bytemuck::cast_slice(values).to_vec(),
-            Storage::F16 => half(Half::F16).collect(),
-            Storage::Bf16 => half(Half::Bf16).collect(),
-            Storage::Q8Signed | Storage::Q8Unsigned => self.encode_blocks(values),
-        }
-    }
-
-    fn encode_blocks(&self, values: &[f32]) -> Vec<u8> {
-        let map = Map::new(self.storage == Storage::Q8Unsigned, self.zero);
-        let mut codes = vec![0; values.len()];
-        let blocks = codes.chunks_mut(BLOCK as usize).zip(values.chunks(BLOCK as usize));
-        let scales: Vec<f32> = blocks.map(|(codes, values)| blocks::encode(map, values, codes)).collect();
-        if self.scales { bytemuck::cast_slice(&scales).to_vec() } else { codes }
-    }
-}
-
-/// The numbers of bytes that are stored so, with the scales of their blocks, the first of which starts with them.
-pub(crate) fn decode(storage: Storage, bytes: &[u8], scales: &[f32], values: &mut [f32]) {
-    let mut half = |half: Half| {
-        let codes = bytes.chunks_exact(2).map(|code| u16::from_le_bytes([code[0], code[1]]));
-        values.iter_mut().zip(codes).for_each(|(x, code)| *x = half.widen(code));
-    };
-    match storage {
-        Storage::F32 => bytemuck::cast_slice_mut(values).copy_from_slice(bytes),
-        Storage::F16 => half(Half::F16),
-        Storage::Bf16 => half(Half::Bf16),
-        Storage::Q8Signed | Storage::Q8Unsigned => {
-            let map = Map::new(storage == Storage::Q8Unsigned, Q8Zero::default());
-            let blocks = values.chunks_mut(BLOCK as usize).zip(bytes.chunks(BLOCK as usize));
-            blocks.zip(scales).for_each(|((values, codes), scale)| blocks::decode(map, codes, *scale, values));
-        }
+        let Codes { elements, scales } = Codes::of(self.storage, self.zero, values);
+        if self.scales { scales } else { elements }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::blocks;
 
     const LEN: u64 = PIECE + 700;
 
@@ -135,15 +105,15 @@ mod tests {
             [(Storage::F32, 0.0), (Storage::F16, 5e-4), (Storage::Bf16, 4e-3), (Storage::Q8Signed, 1e-2)]
         {
             let array = |scales| Array { storage, zero: Q8Zero::Guarded, scales, len: LEN };
-            let bytes = made(array(false), (LEN * storage.size()) as usize, 1 << 20);
+            let elements = made(array(false), (LEN * storage.size()) as usize, 1 << 20);
             let blocks = if storage.has_scales() { LEN.div_ceil(BLOCK) as usize } else { 0 };
-            let scales: Vec<f32> = bytemuck::pod_collect_to_vec(&made(array(true), blocks * 4, 1 << 20));
-            let mut found = vec![f32::NAN; LEN as usize];
-            decode(storage, &bytes, &scales, &mut found);
+            let scales = made(array(true), blocks * 4, 1 << 20);
+            let of_blocks: Vec<f32> = bytemuck::pod_collect_to_vec(&scales);
+            let found = Codes { elements, scales }.values(storage);
             let error = found.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, |most: f32, x| most.max(x));
             assert!(error <= worst && found.iter().all(|x| x.is_finite()), "{storage:?}: {error}");
             assert!(storage == Storage::F32 || error > 0.0);
-            assert!(scales.iter().zip(expected.chunks(256)).all(|(scale, values)| *scale == blocks::scale(values)));
+            assert!(of_blocks.iter().zip(expected.chunks(256)).all(|(scale, values)| *scale == blocks::scale(values)));
         }
     }
 }

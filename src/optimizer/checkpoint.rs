@@ -8,6 +8,7 @@ use crate::checkpoint::{
     Checkpoint, Error, From, Load, Outline, Plane, Report, Request, Save, Source, Writer, fit, native, to_pytorch,
 };
 use crate::kernel::{is_lost, lost};
+use crate::plan::ELEMENT;
 use crate::readback;
 use crate::rule::Rule;
 use crate::tensor::BufferRange;
@@ -59,7 +60,7 @@ impl<R: Rule> Optimizer<R> {
     /// settings if asked for, ahead of all that is submitted after this call. Needs the feature `checkpoint`.
     ///
     /// The file is read twice: for its checksums before anything is touched, then in chunks to the device. Parameters need
-    /// usage `COPY_DST`. Reading from the disk blocks; only the device is waited for as a future.
+    /// usage `COPY_DST`, and `COPY_SRC` where they are not whole words: what shares a word with them stays. Reading from the disk blocks; only the device is waited for as a future.
     ///
     /// # Errors
     /// [`Error::Mismatch`] with everything that disagrees, [`Error::Damaged`], [`Error::Unsound`], [`Error::File`],
@@ -158,7 +159,9 @@ impl<R: Rule> Optimizer<R> {
         self.kernels.check_device(device)?;
         if request.params {
             let check = |tensor: &crate::Tensor| {
-                tensor.params.check_usage("parameters", tensor.name(), wgpu::BufferUsages::COPY_DST)
+                let shares_words = !(tensor.params.offset() | tensor.params.size()).is_multiple_of(ELEMENT);
+                let read = if shares_words { wgpu::BufferUsages::COPY_SRC } else { wgpu::BufferUsages::empty() };
+                tensor.params.check_usage("parameters", tensor.name(), wgpu::BufferUsages::COPY_DST | read)
             };
             self.tensors.iter().try_for_each(check)?;
         }

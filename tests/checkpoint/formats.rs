@@ -9,8 +9,10 @@ use wgpu_optim::checkpoint::{Checkpoint, Disagreement as D, Error, Load};
 use wgpu_optim::format::{Format, Formats, Q8Zero, Rounding, StateFormat};
 use wgpu_optim::{Adam, Chain, Ema, RmsProp, Rule};
 
-use crate::formatted::{OnCpu, Run, TENSORS, World, read, start, stored};
+use crate::formatted::{OnCpu, OnGpu, Run, TENSORS, World, read, start, stored};
+use crate::going_on::small_gpu;
 use crate::run::folder;
+use crate::support::{Gpu, gpu};
 
 const PLAIN: Formats = Formats {
     params: Format::F32,
@@ -74,7 +76,7 @@ fn on_cpu<R: Rule>(settings: &[R; 2], formats: &Formats) -> OnCpu<R> {
 }
 
 /// Save at step 3 and go on to step 6: in a fresh optimizer, and in one that has been elsewhere.
-pub fn goes_on<S: Run>(case: &str, make: impl Fn() -> S) {
+fn goes_on<S: Run>(case: &str, make: impl Fn() -> S) {
     let (_folder, path) = folder();
     let mut kept = make();
     (1..4).for_each(|seed| kept.step(seed));
@@ -99,6 +101,90 @@ fn on_the_cpu_every_format_goes_on_to_the_bit() {
         goes_on(case, || on_cpu(&adam(), &formats));
         goes_on(case, || on_cpu(&rmsprop(), &formats));
     }
+}
+
+fn on_gpu<R: Rule>(gpu: &Gpu, settings: &[R; 2], formats: &Formats) -> OnGpu<R> {
+    OnGpu::new(gpu, &groups(settings, formats), &TENSORS, &chain())
+}
+
+#[test]
+fn on_the_gpu_every_format_goes_on_to_the_bit() {
+    let Some(gpu) = gpu() else { return };
+    for (case, formats) in cases() {
+        goes_on(case, || on_gpu(&gpu, &adam(), &formats));
+    }
+    let (case, formats) = cases().swap_remove(5);
+    goes_on(case, || on_gpu(&gpu, &rmsprop(), &formats));
+}
+
+/// Codes and scales of a tensor in several windows.
+#[test]
+fn on_a_gpu_that_cuts_tensors_into_windows_every_format_goes_on_to_the_bit() {
+    let Some(gpu) = small_gpu() else { return };
+    let tensors = [("w", 40_003, 0), ("e", 257, 1)];
+    for (case, formats) in
+        cases().into_iter().filter(|(case, _)| ["by chance", "master", "slot by slot"].contains(case))
+    {
+        let groups = groups(&adam(), &formats);
+        goes_on(case, || OnGpu::new(&gpu, &groups, &tensors, &chain()));
+        let (folder, path) = folder();
+        let mut cut = OnGpu::new(&gpu, &groups, &tensors, &chain());
+        cut.step(1);
+        cut.save(&path).unwrap();
+        // The same file from whom it does not cut.
+        let mut whole = OnCpu::new(&groups, &tensors, &chain());
+        whole.load(&path).unwrap();
+        let again = folder.path().join("again.safetensors");
+        whole.save(&again).unwrap();
+        assert_eq!(std::fs::read(path).unwrap(), std::fs::read(again).unwrap(), "{case}");
+    }
+}
+
+/// What is loaded is what was saved, to the byte, in both directions; steps that follow are as near as their arithmetic is.
+#[test]
+fn cpu_and_gpu_go_on_from_each_other() {
+    let Some(gpu) = gpu() else { return };
+    for (case, formats) in cases() {
+        crosses(case, || on_cpu(&adam(), &formats), || on_gpu(&gpu, &adam(), &formats));
+        crosses(case, || on_gpu(&gpu, &adam(), &formats), || on_cpu(&adam(), &formats));
+    }
+}
+
+fn crosses<A: Run, B: Run>(case: &str, from: impl Fn() -> A, to: impl Fn() -> B) {
+    let (_folder, path) = folder();
+    let (mut kept, mut other) = (from(), to());
+    (1..4).for_each(|seed| kept.step(seed));
+    (11..13).for_each(|seed| other.step(seed));
+    kept.save(&path).unwrap();
+    other.load(&path).unwrap();
+    assert!(other.world() == kept.world(), "{case}: loaded");
+    kept.step(4);
+    other.step(4);
+    let (ours, theirs) = (kept.world(), other.world());
+    assert_eq!((&ours.steps, ours.recorded), (&theirs.steps, theirs.recorded));
+    let (mut bytes, mut differ) = (0, 0);
+    for (ours, theirs) in ours.state.iter().zip(&theirs.state).filter(|(ours, _)| ours.2.len() != 4 * len_of(&ours.0)) {
+        bytes += ours.2.len();
+        differ += ours.2.iter().zip(&theirs.2).filter(|(a, b)| a != b).count();
+        // A code, or the last place of 16 bits, apart.
+        let wide = |bytes: &[u8], at: usize| u16::from_le_bytes([bytes[at], bytes[at + 1]]).into();
+        let halves = ours.2.len() == 2 * len_of(&ours.0);
+        let apart = |at: usize| -> i32 {
+            let pair: [i32; 2] = match halves {
+                true => [wide(&ours.2, 2 * at), wide(&theirs.2, 2 * at)],
+                false => [ours.2[at].into(), theirs.2[at].into()],
+            };
+            (pair[0] - pair[1]).abs()
+        };
+        let lost = ours.1 == "kahan_comp";
+        let worst = (0..len_of(&ours.0)).map(apart).max().unwrap_or_default();
+        assert!(lost || worst <= 1, "{case}: {} of {} is {worst} codes apart", ours.1, ours.0);
+    }
+    assert!(differ * 50 <= bytes, "{case}: {differ} of {bytes} bytes differ");
+}
+
+fn len_of(name: &str) -> usize {
+    TENSORS.iter().find(|tensor| tensor.0 == name).unwrap().1
 }
 
 /// The comparison of [`goes_on`] would notice: another place in the schedule of chance is another run.
@@ -398,7 +484,7 @@ const ATTACKS: [(&str, &str); 11] = [
 ];
 
 /// `tests/attacks/make.py` writes the files.
-pub fn refuses_attacks<S: Run>(make: impl Fn() -> S) {
+fn refuses_attacks<S: Run>(make: impl Fn() -> S) {
     let attacks = format!("{}/tests/attacks/formats", env!("CARGO_MANIFEST_DIR"));
     assert_eq!(std::fs::read_dir(&attacks).unwrap().count(), ATTACKS.len());
     for (name, message) in ATTACKS {
@@ -419,14 +505,17 @@ pub fn refuses_attacks<S: Run>(make: impl Fn() -> S) {
 }
 
 /// What [`refuses_attacks`] is told by.
-pub fn attacked() -> (Formats, [(&'static str, usize, usize); 1]) {
+fn attacked() -> (Formats, [(&'static str, usize, usize); 1]) {
     (Formats { state: StateFormat::Q8, q8_min: 1, ..PLAIN }, [("w", 2, 0)])
 }
 
 #[test]
 fn every_attack_on_codes_is_refused_by_name_and_nothing_is_touched() {
     let (formats, tensors) = attacked();
-    refuses_attacks(|| OnCpu::new(&[(Adam::PYTORCH, formats.clone())], &tensors, &Chain::default()));
+    let groups = [(Adam::PYTORCH, formats)];
+    refuses_attacks(|| OnCpu::new(&groups, &tensors, &Chain::default()));
+    let Some(gpu) = gpu() else { return };
+    refuses_attacks(|| OnGpu::new(&gpu, &groups, &tensors, &Chain::default()));
 }
 
 /// Every bit of a file with codes, scales and halves, none left out.

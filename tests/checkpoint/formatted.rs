@@ -6,9 +6,10 @@ use half::{bf16, f16};
 use wgpu_optim::checkpoint::{Checkpoint, Error, Load, Report, Save};
 use wgpu_optim::cpu::{self, Slice, SliceMut};
 use wgpu_optim::format::{Format, Formats};
-use wgpu_optim::{Chain, Rule};
+use wgpu_optim::{BufferRange, Chain, Group, Kernels, Optimizer, Rule, Tensor, readback, wgpu};
 
 use crate::run::values;
+use crate::support::Gpu;
 
 /// (name, elements, group): codes of whole and of short blocks, odd lengths, one that is too small for 8 bits.
 pub const TENSORS: [(&str, usize, usize); 4] = [("w", 5003, 0), ("b", 7, 0), ("e", 257, 1), ("s", 1, 1)];
@@ -167,6 +168,106 @@ impl<R: Rule> Run for OnCpu<R> {
             steps.push(self.optimizer.step_of(name).unwrap());
         }
         let params = self.params.iter().map(|params| params.bytes().to_vec()).collect();
+        World { params, state, steps, recorded: self.optimizer.recorded() }
+    }
+}
+
+pub struct OnGpu<R: Rule> {
+    gpu: Gpu,
+    optimizer: Optimizer<R>,
+    /// Of each tensor's group.
+    formats: Vec<Formats>,
+}
+
+/// Ranges of a buffer for numbers of so many bytes, one element apart and one from the start: tensors of 16 bits share words.
+fn ranges(gpu: &Gpu, element: u64, lens: &[usize]) -> Vec<BufferRange> {
+    let ends = lens.iter().scan(0, |end, &len| {
+        *end += (len as u64 + 1) * element;
+        Some(*end)
+    });
+    let spans: Vec<(u64, u64)> =
+        ends.zip(lens).map(|(end, &len)| (end - len as u64 * element, len as u64 * element)).collect();
+    let size = spans.iter().map(|(offset, size)| offset + size).max().unwrap_or_default() + 8;
+    let buffer = gpu.device.create_buffer(&wgpu::BufferDescriptor {
+        label: None,
+        size: size.next_multiple_of(4),
+        usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST,
+        mapped_at_creation: false,
+    });
+    spans.into_iter().map(|(offset, size)| BufferRange::new(&buffer, offset, size)).collect()
+}
+
+impl<R: Rule> OnGpu<R> {
+    pub fn new(gpu: &Gpu, groups: &[(R, Formats)], tensors: &[(&str, usize, usize)], chain: &Chain) -> Self {
+        let (mut built, mut all) = (Vec::new(), Vec::new());
+        for (group, (settings, formats)) in groups.iter().enumerate() {
+            let members: Vec<_> = tensors.iter().filter(|tensor| tensor.2 == group).collect();
+            let lens: Vec<usize> = members.iter().map(|tensor| tensor.1).collect();
+            let params = ranges(gpu, formats.params.size(), &lens);
+            let grads = ranges(gpu, formats.grads.size(), &lens);
+            for (range, (name, len, _)) in params.iter().zip(&members) {
+                let bytes = stored(formats.params, &start(name, *len));
+                readback::upload_blocking(&gpu.device, &gpu.queue, range, &bytes).unwrap();
+                all.push(formats.clone());
+            }
+            let tensor = |((params, grads), (name, ..)): ((BufferRange, BufferRange), &&(&str, usize, usize))| {
+                Tensor::new(*name, params, grads)
+            };
+            let tensors: Vec<Tensor> = params.into_iter().zip(grads).zip(&members).map(tensor).collect();
+            built.push(Group::new(settings.clone(), tensors).with_formats(formats.clone()));
+        }
+        let optimizer = Kernels::new(&gpu.device)
+            .and_then(|kernels| Optimizer::with_chain(&gpu.device, &kernels, chain.clone(), built))
+            .unwrap();
+        Self { gpu: gpu.clone(), optimizer, formats: all }
+    }
+
+    fn download(&self, ranges: &[BufferRange]) -> Vec<u8> {
+        let Gpu { device, queue } = &self.gpu;
+        ranges.iter().flat_map(|range| readback::download_blocking(device, queue, range).unwrap()).collect()
+    }
+}
+
+impl<R: Rule> Run for OnGpu<R> {
+    fn step(&mut self, seed: u64) {
+        let Gpu { device, queue } = &self.gpu;
+        for (i, (tensor, formats)) in (0..).zip(self.optimizer.tensors().iter().zip(&self.formats)) {
+            let len = tensor.params().len_of(formats.params) as usize;
+            let bytes = stored(formats.grads, &values(seed * 16 + i, len));
+            readback::upload_blocking(device, queue, tensor.grads(), &bytes).unwrap();
+        }
+        self.optimizer.step_blocking(device, queue).unwrap();
+    }
+
+    fn save(&self, path: &Path) -> Result<(), Error> {
+        let save = Save { params: true, ..Default::default() };
+        self.optimizer.save_blocking(&self.gpu.device, &self.gpu.queue, path, &save)
+    }
+
+    fn save_pytorch(&self, path: &Path) -> Result<(), Error> {
+        self.optimizer.save_pytorch_blocking(&self.gpu.device, &self.gpu.queue, path)
+    }
+
+    fn load_with(&mut self, checkpoint: &Checkpoint, load: Load<'_>, partial: bool) -> Result<Report, Error> {
+        let Gpu { device, queue } = &self.gpu;
+        match partial {
+            true => self.optimizer.load_partial_blocking(device, queue, checkpoint, load),
+            false => self.optimizer.load_blocking(device, queue, checkpoint, load),
+        }
+    }
+
+    fn world(&self) -> World {
+        let (mut params, mut state) = (Vec::new(), Vec::new());
+        for tensor in self.optimizer.tensors() {
+            params.push(self.download(std::slice::from_ref(tensor.params())));
+            let name = tensor.name();
+            for slot in self.optimizer.slots(name).unwrap() {
+                let numbers = self.download(&self.optimizer.state_ranges(name, slot).unwrap());
+                let scales = self.download(&self.optimizer.scale_ranges(name, slot).unwrap());
+                state.push((name.to_string(), slot, numbers, scales));
+            }
+        }
+        let steps = self.optimizer.read_steps_blocking(&self.gpu.device, &self.gpu.queue).unwrap();
         World { params, state, steps, recorded: self.optimizer.recorded() }
     }
 }

@@ -171,7 +171,11 @@ fn a_step_that_is_left_out_leaves_no_trace() {
             Format::Bf16 => 0x7f80u16.to_le_bytes().to_vec(),
         };
         let own = stand.optimizer.tensors()[5].grads().clone();
-        let range = wgpu_optim::BufferRange::new(own.buffer(), own.offset() + own.size() - infinity.len() as u64, infinity.len() as u64);
+        let range = wgpu_optim::BufferRange::new(
+            own.buffer(),
+            own.offset() + own.size() - infinity.len() as u64,
+            infinity.len() as u64,
+        );
         wgpu_optim::readback::upload_blocking(&gpu.device, &gpu.queue, &range, &infinity).unwrap();
         let before = stand.worlds();
         stand.step();

@@ -21,7 +21,8 @@ fn every_pair(gpu: &Gpu, state: StateFormat) {
     for params in ALL {
         for (rounding, master) in ways(params) {
             for grads in ALL {
-                let formats = Formats { params, grads, state, rounding, master, q8_min: 256, seed: 7, ..Formats::default() };
+                let formats =
+                    Formats { params, grads, state, rounding, master, q8_min: 256, seed: 7, ..Formats::default() };
                 // Once side by side, once apart by an odd number.
                 let gaps: &[usize] = if grads == params { &[0] } else { &[7, 0, 1] };
                 three_steps(gpu, &AdamW { lr: 0.05, ..AdamW::PYTORCH }, &formats, gaps);
