@@ -27,6 +27,9 @@ pub struct World {
 /// An optimizer with formats and with parameters of its own.
 pub trait Run {
     fn step(&mut self, seed: u64);
+    /// A step with gradients as their groups have them.
+    fn step_with(&mut self, grads: &[Vec<u8>]);
+    fn set_params(&mut self, params: &[Vec<u8>]);
     fn save(&self, path: &Path) -> Result<(), Error>;
     fn save_pytorch(&self, path: &Path) -> Result<(), Error>;
     fn load_with(&mut self, checkpoint: &Checkpoint, load: Load<'_>, partial: bool) -> Result<Report, Error>;
@@ -126,13 +129,22 @@ impl<R: Rule> Run for OnCpu<R> {
     fn step(&mut self, seed: u64) {
         let grad = |(i, (params, formats)): (u64, (&Aligned, &Formats))| {
             let len = params.size / formats.params.size() as usize;
-            Aligned::new(&stored(formats.grads, &values(seed * 16 + i, len)))
+            stored(formats.grads, &values(seed * 16 + i, len))
         };
-        let grads: Vec<Aligned> = (0..).zip(self.params.iter().zip(&self.formats)).map(grad).collect();
+        let grads: Vec<Vec<u8>> = (0..).zip(self.params.iter().zip(&self.formats)).map(grad).collect();
+        self.step_with(&grads);
+    }
+
+    fn step_with(&mut self, grads: &[Vec<u8>]) {
+        let grads: Vec<Aligned> = grads.iter().map(|grads| Aligned::new(grads)).collect();
         let grads = grads.iter().zip(&self.formats);
         let grads: Vec<Slice<'_>> = grads.map(|(grads, formats)| slice(formats.grads, grads)).collect();
         let mut params = slices_mut(&mut self.params, &self.formats);
         self.optimizer.step_slices(&mut params, &grads).unwrap();
+    }
+
+    fn set_params(&mut self, params: &[Vec<u8>]) {
+        self.params = params.iter().map(|params| Aligned::new(params)).collect();
     }
 
     fn save(&self, path: &Path) -> Result<(), Error> {
@@ -230,13 +242,26 @@ impl<R: Rule> OnGpu<R> {
 
 impl<R: Rule> Run for OnGpu<R> {
     fn step(&mut self, seed: u64) {
+        let grad = |(i, (tensor, formats)): (u64, (&Tensor, &Formats))| {
+            stored(formats.grads, &values(seed * 16 + i, tensor.params().len_of(formats.params) as usize))
+        };
+        let grads: Vec<Vec<u8>> = (0..).zip(self.optimizer.tensors().iter().zip(&self.formats)).map(grad).collect();
+        self.step_with(&grads);
+    }
+
+    fn step_with(&mut self, grads: &[Vec<u8>]) {
         let Gpu { device, queue } = &self.gpu;
-        for (i, (tensor, formats)) in (0..).zip(self.optimizer.tensors().iter().zip(&self.formats)) {
-            let len = tensor.params().len_of(formats.params) as usize;
-            let bytes = stored(formats.grads, &values(seed * 16 + i, len));
-            readback::upload_blocking(device, queue, tensor.grads(), &bytes).unwrap();
+        for (tensor, grads) in self.optimizer.tensors().iter().zip(grads) {
+            readback::upload_blocking(device, queue, tensor.grads(), grads).unwrap();
         }
         self.optimizer.step_blocking(device, queue).unwrap();
+    }
+
+    fn set_params(&mut self, params: &[Vec<u8>]) {
+        let Gpu { device, queue } = &self.gpu;
+        for (tensor, params) in self.optimizer.tensors().iter().zip(params) {
+            readback::upload_blocking(device, queue, tensor.params(), params).unwrap();
+        }
     }
 
     fn save(&self, path: &Path) -> Result<(), Error> {

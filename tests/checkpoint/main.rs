@@ -15,4 +15,5 @@ mod misfit;
 mod mutation;
 mod partial;
 mod pytorch;
+mod pytorch_halves;
 mod run;
