@@ -30,10 +30,13 @@ struct Valid;
 
 impl Visitor for Valid {
     fn rule<R: Rule>(&mut self) {
-        let chain = Chain { clip: Some(Clip::global_norm(1.0)), ema: Some(Ema::KERAS), accumulate: true, ..Chain::default() };
+        let chain =
+            Chain { clip: Some(Clip::global_norm(1.0)), ema: Some(Ema::KERAS), accumulate: true, ..Chain::default() };
         let works = [Work::Step, Work::Gated, Work::Accumulate, Work::Measure];
         for stored in compositions::<R>() {
-            for (work, lanes) in works.into_iter().flat_map(|work| [Lanes::Quads, Lanes::Words].map(|lanes| (work, lanes))) {
+            for (work, lanes) in
+                works.into_iter().flat_map(|work| [Lanes::Quads, Lanes::Words].map(|lanes| (work, lanes)))
+            {
                 if work == Work::Step && stored.has_chance() {
                     continue;
                 }
@@ -53,7 +56,9 @@ fn check_overrides<R: Rule>(work: Work, chain: &Chain, stored: &Stored, module: 
     let shader: BTreeSet<String> = module.overrides.iter().map(|(_, own)| own.name.clone().unwrap()).collect();
     let mut host = BTreeSet::new();
     for (_, settings) in R::cases() {
-        let own = |plane: &Plane| R::SLOTS.iter().position(|slot| *slot == plane.slot).is_some_and(|slot| settings.keeps(slot));
+        let own = |plane: &Plane| {
+            R::SLOTS.iter().position(|slot| *slot == plane.slot).is_some_and(|slot| settings.keeps(slot))
+        };
         let mut planes: Vec<Plane> = stored.planes.iter().copied().filter(own).collect();
         planes.extend(chain.slots().into_iter().map(|slot| Plane { slot, storage: Storage::F32 }));
         let stored = Stored { planes, ..stored.clone() };
@@ -75,7 +80,11 @@ fn a_kernel_of_32_bits_holds_nothing_of_formats() {
         fn rule<R: Rule>(&mut self) {
             for lanes in [Lanes::Quads, Lanes::Words] {
                 let text = kernel::text::<R>(Work::Step, lanes);
-                assert!(!text.contains("Barrier") && !text.contains("atomic") && !text.contains("narrow"), "{}", R::NAME);
+                assert!(
+                    !text.contains("Barrier") && !text.contains("atomic") && !text.contains("narrow"),
+                    "{}",
+                    R::NAME
+                );
             }
         }
     }
