@@ -75,18 +75,23 @@ impl<R: Rule> Stand<R> {
 
     /// Every tensor as it is, and a look at what lies between them.
     pub fn worlds(&self) -> Vec<World> {
-        let mut worlds = Vec::new();
-        let mut left = self.bytes(&BufferRange::from(&self.params));
-        for tensor in self.optimizer.tensors() {
-            let range = tensor.params();
+        self.check_canaries(&self.params, |tensor| tensor.params());
+        self.check_canaries(&self.grads, |tensor| tensor.grads());
+        let world = |tensor: &Tensor| World {
+            params: codes(self.formats.params, &self.bytes(tensor.params())),
+            grads: codes(self.formats.grads, &self.bytes(tensor.grads())),
+            slots: self.slots(tensor.name()),
+        };
+        self.optimizer.tensors().iter().map(world).collect()
+    }
+
+    fn check_canaries(&self, buffer: &wgpu::Buffer, of: impl Fn(&Tensor) -> &BufferRange) {
+        let mut left = self.bytes(&BufferRange::from(buffer));
+        for range in self.optimizer.tensors().iter().map(of) {
             left[range.offset() as usize..(range.offset() + range.size()) as usize].fill(CANARY);
-            let params = codes(self.formats.params, &self.bytes(range));
-            let grads = codes(self.formats.grads, &self.bytes(tensor.grads()));
-            worlds.push(World { params, grads, slots: self.slots(tensor.name()) });
         }
         let harmed = left.iter().position(|&byte| byte != CANARY);
         assert_eq!(harmed, None, "a byte between the tensors was written");
-        worlds
     }
 
     fn slots(&self, name: &str) -> Vec<Slot> {
@@ -120,7 +125,6 @@ impl<R: Rule> Stand<R> {
             let step = Step { settings: &self.settings, formats: &self.formats, name: &name, number };
             let off = step.compare(before, after);
             assert!(off.holds(), "{name}, step {number} of {:?} in {:?}: {off:?}", self.settings, self.formats);
-            assert!(before.params.len() < 255 || before.params != after.params, "{name} stands still");
             assert_eq!(before.grads, after.grads, "gradients of {name} were written");
         }
     }
