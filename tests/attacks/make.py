@@ -1,10 +1,11 @@
 """Writes the hostile files of this folder: each breaks one rule of the safetensors format. Those in `checkpoint` are sound
-safetensors files, and each breaks one rule of a checkpoint or of PyTorch's state_dict().
+safetensors files, and each breaks one rule of a checkpoint or of PyTorch's state_dict(). Those in `formats` are for an
+optimizer with state in 8 bits.
 
     python make.py
 
-The messages that they must earn are in tests/cli/attacks.rs and tests/checkpoint/attacks.rs, which also find a file that is
-missing there.
+The messages that they must earn are in tests/cli/attacks.rs, tests/checkpoint/attacks.rs and tests/checkpoint/formats.rs,
+which also find a file that is missing there.
 """
 
 import json
