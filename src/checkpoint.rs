@@ -163,7 +163,7 @@ pub struct Checkpoint {
 
 #[derive(Debug)]
 enum Format {
-    Native(Native),
+    Native(Box<Native>),
     PyTorch(StateDict),
 }
 
@@ -187,7 +187,7 @@ impl Checkpoint {
     fn new(archive: Archive) -> Result<Self, Error> {
         let unsound = |message| Error::Unsound { path: archive.path().into(), message };
         let format = match archive.metadata("format") {
-            Some(native::FORMAT) => Format::Native(Native::parse(&archive).map_err(unsound)?),
+            Some(native::FORMAT) => Format::Native(Box::new(Native::parse(&archive).map_err(unsound)?)),
             _ if archive.metadata(pytorch::GROUPS).is_some() => {
                 Format::PyTorch(StateDict::parse(&archive).map_err(unsound)?)
             }

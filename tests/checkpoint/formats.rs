@@ -199,8 +199,11 @@ fn chance_depends_on_where_the_run_is() {
     assert!(a.world().params != b.world().params);
 }
 
+/// Type, shape and bytes of each array, by its key.
+type Arrays = BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>;
+
 /// What another reader finds in the file.
-fn file(path: &Path) -> (BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>, BTreeMap<String, Json>) {
+fn file(path: &Path) -> (Arrays, BTreeMap<String, Json>) {
     let bytes = std::fs::read(path).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
     let tensors = file.tensors().into_iter();
