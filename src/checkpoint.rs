@@ -64,6 +64,7 @@
 //!
 //! [`cpu::Optimizer`]: crate::cpu::Optimizer
 
+mod arrays;
 mod cast;
 mod changes;
 mod checksum;

@@ -1,8 +1,6 @@
 //! A file held against an optimizer, before anything is touched: what disagrees, what is to be moved, and what becomes of
 //! everything else.
 
-mod arrays;
-
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -58,15 +56,16 @@ pub(crate) fn fit<R: Rule>(
     Ok(fitted)
 }
 
-struct Fit<'a, R: Rule> {
+/// What is known so far.
+pub(super) struct Fit<'a, R: Rule> {
     checkpoint: &'a Checkpoint,
-    roster: &'a Roster<R>,
-    request: &'a Request<'a>,
+    pub roster: &'a Roster<R>,
+    pub request: &'a Request<'a>,
     /// The file's settings; none where it is of another rule.
     groups: Vec<R>,
-    same_rule: bool,
-    disagreements: Vec<Disagreement>,
-    fitted: Fitted<R>,
+    pub same_rule: bool,
+    pub disagreements: Vec<Disagreement>,
+    pub fitted: Fitted<R>,
 }
 
 impl<R: Rule> Fit<'_, R> {

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use super::super::cast::Array;
-use super::super::fitted::{From, Move, Numbers, Plane};
-use super::super::saved::{Saved, Stored};
-use super::{Disagreement, Fit};
+use super::Disagreement;
+use super::cast::Array;
+use super::fit::Fit;
+use super::fitted::{From, Move, Numbers, Plane};
+use super::saved::{Saved, Stored};
 use crate::format::{self, KAHAN, MASTER, Storage};
 use crate::roster::Member;
 use crate::rule::Rule;
