@@ -274,7 +274,7 @@ impl Checkpoint {
         let entry = &self.archive.entries()[entry];
         let mut block = 0;
         self.archive.read_each(entry, |chunk| {
-            for scale in bytemuck::pod_collect_to_vec::<u8, f32>(chunk) {
+            for scale in chunk.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)) {
                 if !scale.is_finite() || scale.is_sign_negative() {
                     let message =
                         format!("{:?} is {scale:?} of block {block}, expected a finite number >= 0", entry.name);

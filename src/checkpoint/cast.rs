@@ -108,7 +108,7 @@ mod tests {
             let elements = made(array(false), (LEN * storage.size()) as usize, 1 << 20);
             let blocks = if storage.has_scales() { LEN.div_ceil(BLOCK) as usize } else { 0 };
             let scales = made(array(true), blocks * 4, 1 << 20);
-            let of_blocks: Vec<f32> = bytemuck::pod_collect_to_vec(&scales);
+            let of_blocks: Vec<f32> = scales.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
             let found = Codes { elements, scales }.values(storage);
             let error = found.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, |most: f32, x| most.max(x));
             assert!(error <= worst && found.iter().all(|x| x.is_finite()), "{storage:?}: {error}");
