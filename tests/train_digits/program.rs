@@ -61,6 +61,7 @@ fn a_run_leaves_its_curve_and_tells_how_it_went() {
     assert_eq!(fs::read_to_string(out.join("loss.csv")).unwrap(), csv);
 
     let (_, stderr) = run(folder.path(), &["--rule", "adam", "--resume"], 1);
+    assert!(stderr.contains("error: cannot go on: target/train_digits/checkpoint.safetensors: "), "{stderr}");
     assert!(stderr.contains("it was saved with --rule rmsprop_article, this run has --rule adam"), "{stderr}");
 }
 
@@ -73,6 +74,32 @@ fn resuming_before_there_is_a_checkpoint_starts_and_says_so() {
     let (_, stderr) = run(folder.path(), &["--steps", "1", "--resume", "--checkpoint", "none.safetensors"], 0);
     assert!(stderr.contains("note: there is no none.safetensors yet, so this starts at step 0"), "{stderr}");
     assert!(folder.path().join("none.safetensors").exists());
+}
+
+/// A limit on the length of files is what a full disk is to the program.
+#[cfg(unix)]
+#[test]
+fn a_save_that_fails_is_told_and_leaves_the_old_files() {
+    if gpu().is_none() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    run(folder.path(), &["--steps", "2", "--out", "."], 0);
+    let before = contents(folder.path());
+    let resumed = program(&["--steps", "4", "--every", "1", "--resume", "--out", "."]);
+    let mut limited = Command::new("sh");
+    limited.args(["-c", "trap '' XFSZ; ulimit -f 4; exec \"$0\" \"$@\""]).arg(resumed.get_program());
+    limited.args(resumed.get_args()).envs(resumed.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let (_, stderr) = told(limited.current_dir(folder.path()).output().unwrap(), 1);
+    assert!(stderr.contains("error: cannot write ./checkpoint.safetensors: "), "{stderr}");
+    assert_eq!(contents(folder.path()), before);
+}
+
+/// Every file of a folder, with its bytes.
+#[cfg(unix)]
+fn contents(folder: &Path) -> std::collections::BTreeMap<std::path::PathBuf, Vec<u8>> {
+    let paths = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    paths.map(|path| (path.clone(), fs::read(path).unwrap())).collect()
 }
 
 #[test]
