@@ -23,12 +23,28 @@ pub struct Files {
 
 impl Files {
     /// Makes the folder `out`. Without a path of its own, the checkpoint goes there, too.
+    ///
+    /// # Errors
+    /// Where one of the files could not be written: better told now than after the training.
     pub fn new(rule: &str, out: &Path, checkpoint: Option<&Path>) -> Result<Self> {
         fs::create_dir_all(out).with_context(|| format!("cannot make {}", out.display()))?;
         let checkpoint = checkpoint.map_or_else(|| out.join("checkpoint.safetensors"), Path::to_path_buf);
-        Ok(Self { rule: rule.into(), checkpoint, csv: out.join("loss.csv"), svg: out.join("loss.svg") })
+        let files = Self { rule: rule.into(), checkpoint, csv: out.join("loss.csv"), svg: out.join("loss.svg") };
+        for path in [&files.checkpoint, &files.csv, &files.svg] {
+            Output::create(path)?;
+        }
+        Ok(files)
     }
 
+    /// The curve of a run at its start.
+    pub fn start(&self) -> Curve {
+        if self.checkpoint.exists() {
+            eprintln!("note: this starts at step 0 and replaces {}; --resume goes on", self.checkpoint.display());
+        }
+        Curve::default()
+    }
+
+    /// Writes the checkpoint.
     pub fn save<R: Rule>(&self, training: &Training<R>, curve: &Curve) -> Result<()> {
         checkpoint::save(&self.checkpoint, &self.rule, training, curve)
     }

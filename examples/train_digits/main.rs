@@ -62,19 +62,26 @@ fn train<R: Rule>(cli: &Cli, settings: R) -> Result<()> {
     let (device, queue, adapter) = device::open()?;
     let mut training = Training::new(&device, &queue, settings, cli.chain())?;
     let files = Files::new(&cli.rule.name(), &cli.out, cli.checkpoint.as_deref())?;
-    let mut curve = if cli.resume { files.resume(&mut training)? } else { Curve::default() };
-    let first = training.steps()?;
-    cli.check_steps(first)?;
-    let began = Instant::now();
-    advance(cli, &files, &mut training, &mut curve)?;
-    let speed = (cli.steps - first) as f64 / began.elapsed().as_secs_f64();
+    let mut curve = if cli.resume { files.resume(&mut training)? } else { files.start() };
+    cli.check_steps(training.steps()?)?;
+    let speed = advance(cli, &files, &mut training, &mut curve)?;
+    let last = training.evaluate()?;
+    curve.extend([last]);
     let title = format!("{}, {} steps on {adapter}", cli.rule.name(), cli.steps);
-    conclude(&files, &training, &mut curve, &title, speed)
+    let drawn = files.write_curve(&curve, &title)?;
+    println!("{title}");
+    println!("loss {:.6}, accuracy {:.2} %{speed}", last.loss, 100.0 * last.accuracy);
+    println!("the curve lies in {}", drawn.display());
+    match training.telemetry.dropped() {
+        0 => {}
+        dropped => println!("it lacks {dropped} losses, which found no room on their way"),
+    }
+    Ok(())
 }
 
-/// Steps to the end, and saves on the way.
-fn advance<R: Rule>(cli: &Cli, files: &Files, training: &mut Training<R>, curve: &mut Curve) -> Result<()> {
-    let first = training.steps()?;
+/// Steps to the end, and saves on the way. Returns how fast it was, to be told.
+fn advance<R: Rule>(cli: &Cli, files: &Files, training: &mut Training<R>, curve: &mut Curve) -> Result<String> {
+    let (first, began) = (training.steps()?, Instant::now());
     let bar = progress::bar(cli.steps, first);
     for step in first + 1..=cli.steps {
         let mut arrived = training.step()?;
@@ -88,20 +95,8 @@ fn advance<R: Rule>(cli: &Cli, files: &Files, training: &mut Training<R>, curve:
             files.save(training, curve)?;
         }
     }
-    Ok(())
-}
-
-/// Writes the curve with the loss that the run ends with, and tells how it went.
-fn conclude<R: Rule>(files: &Files, training: &Training<R>, curve: &mut Curve, title: &str, speed: f64) -> Result<()> {
-    let last = training.evaluate()?;
-    curve.extend([last]);
-    let drawn = files.write_curve(curve, title)?;
-    println!("{title}");
-    println!("loss {:.6}, accuracy {:.2} %, {speed:.0} steps a second", last.loss, 100.0 * last.accuracy);
-    println!("the curve lies in {}", drawn.display());
-    match training.telemetry.dropped() {
-        0 => {}
-        dropped => println!("it lacks {dropped} losses, which found no room on their way"),
-    }
-    Ok(())
+    Ok(match cli.steps - first {
+        0 => ", which was there already".into(),
+        taken => format!(", {:.0} steps a second", taken as f64 / began.elapsed().as_secs_f64()),
+    })
 }

@@ -6,7 +6,7 @@ use super::telemetry::Sample;
 
 /// A bar that is at `taken` of `steps`.
 pub fn bar(steps: u64, taken: u64) -> ProgressBar {
-    let style = ProgressStyle::with_template("{wide_bar} step {pos} of {len}  {msg}");
+    let style = ProgressStyle::with_template("step {pos} of {len}  {msg} {wide_bar}");
     let bar = ProgressBar::new(steps).with_position(taken);
     // An error on the way takes the bar from the screen before it is told.
     bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar())).with_finish(ProgressFinish::AndClear)

@@ -57,7 +57,8 @@ fn a_run_leaves_its_curve_and_tells_how_it_went() {
     // Fewer steps than it has taken are wrong usage; as many are nothing to do.
     let (_, stderr) = run(folder.path(), &["--rule", "rmsprop_article", "--resume", "--steps", "11"], 2);
     assert!(stderr.contains("the checkpoint has taken 12 already; ask for 12 or more"), "{stderr}");
-    run(folder.path(), &["--rule", "rmsprop_article", "--resume", "--steps", "12"], 0);
+    let (stdout, _) = run(folder.path(), &["--rule", "rmsprop_article", "--resume", "--steps", "12"], 0);
+    assert!(stdout.contains("which was there already") && !stdout.contains("steps a second"), "{stdout}");
     assert_eq!(fs::read_to_string(out.join("loss.csv")).unwrap(), csv);
 
     let (_, stderr) = run(folder.path(), &["--rule", "adam", "--resume"], 1);
@@ -118,6 +119,33 @@ fn a_machine_without_an_adapter_is_told_what_to_install() {
     let output = program(&[]).current_dir(folder.path()).env("WGPU_BACKEND", none).output().unwrap();
     let (_, stderr) = told(output, 1);
     assert!(stderr.contains("error: no adapter to train on; scripts/setup.sh installs a software one"), "{stderr}");
+}
+
+/// With so many steps, a test that waited for them would not end.
+#[test]
+fn a_file_that_cannot_be_written_is_told_before_the_training() {
+    if gpu().is_none() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir(folder.path().join("loss.svg")).unwrap();
+    let endless = ["--steps", "1000000000", "--every", "1000000000"];
+    let (_, stderr) = run(folder.path(), &[&endless[..], &["--checkpoint", "none/file"]].concat(), 1);
+    assert!(stderr.contains("error: cannot write none/file: "), "{stderr}");
+    let (_, stderr) = run(folder.path(), &[&endless[..], &["--out", "."]].concat(), 1);
+    assert!(stderr.contains("error: ./loss.svg is there and is not a regular file"), "{stderr}");
+}
+
+#[test]
+fn a_checkpoint_that_will_be_replaced_is_told() {
+    if gpu().is_none() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let args = ["--steps", "2", "--checkpoint", "run.safetensors"];
+    let [first, second] = [(), ()].map(|()| run(folder.path(), &args, 0).1);
+    assert!(!first.contains("note: "), "{first}");
+    assert!(second.contains("note: this starts at step 0 and replaces run.safetensors; --resume goes on"), "{second}");
 }
 
 #[test]
