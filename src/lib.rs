@@ -16,6 +16,7 @@ pub mod wgsl;
 pub mod rule;
 pub mod schedule;
 pub mod chain;
+pub mod map;
 mod roster;
 pub mod pages;
 pub mod cpu;
@@ -32,6 +33,8 @@ pub mod output;
 pub mod checkpoint;
 #[cfg(feature = "gpu")]
 mod tensor;
+#[cfg(feature = "gpu")]
+mod rows;
 #[cfg(feature = "gpu")]
 pub mod kernel;
 #[cfg(feature = "gpu")]
@@ -56,6 +59,8 @@ pub use chain::{Chain, Clamp, Clip, ClipForm, Ema, Norm, Over, Scaler};
 #[doc(inline)]
 pub use error::Error;
 #[doc(inline)]
+pub use map::Map;
+#[doc(inline)]
 pub use memory::{MemoryPlan, memory_plan};
 #[doc(inline)]
 pub use rule::{Adam, AdamEpsilon, AdamW, AmsgradOver, Decay, RmsProp, RmsPropEpsilon, Rule};
@@ -69,6 +74,7 @@ pub use {
     arena::Arena,
     kernel::{Kernels, required_limits},
     optimizer::{Group, Optimizer},
+    rows::{RowMap, Rows},
     telemetry::Telemetry,
     tensor::{BufferRange, Tensor},
 };

@@ -181,6 +181,11 @@ impl<R: Rule> Roster<R> {
         Ok(())
     }
 
+    /// Gives a tensor another length.
+    pub fn set_len(&mut self, tensor: usize, len: u64) {
+        self.members[tensor].len = len;
+    }
+
     pub fn groups(&self) -> &[R] {
         &self.groups
     }
