@@ -227,7 +227,6 @@ impl<R: Rule> Roster<R> {
     }
 
     /// What a slot holds before the first step.
-    #[cfg(feature = "checkpoint")]
     pub fn initial(&self, tensor: usize, slot: &str) -> f64 {
         let own = R::SLOTS.iter().position(|known| *known == slot);
         own.map_or(0.0, |slot| self.settings_of(tensor).initial(slot))
