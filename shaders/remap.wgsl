@@ -13,7 +13,7 @@ struct Stretch {
 
 struct Job {
     source: Stretch,
-    target_: Stretch,
+    destination: Stretch,
     // Workgroups that have work.
     groups: u32,
     grid_width: u32,
@@ -45,21 +45,21 @@ const FRESH = 2u;
 fn remap(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
     let index = group.y * job.grid_width + group.x;
     let i = index * WORKGROUP + local;
-    if index >= job.groups || i >= job.target_.len {
+    if index >= job.groups || i >= job.destination.len {
         return;
     }
-    let element = job.target_.start + i;
+    let element = job.destination.start + i;
     let old = map[job.map + element / job.width];
     if (old < job.rows) == (job.which == FRESH) {
         return;
     }
     let own = select(element, old * job.width + element % job.width, job.which == MAPPED);
-    let from = own - job.source.start;
-    if own < job.source.start || from >= job.source.len {
+    let taken = own - job.source.start;
+    if own < job.source.start || taken >= job.source.len {
         return;
     }
     for (var plane = 0u; plane < job.planes; plane++) {
-        let word = sources[job.source.word + plane * job.source.stride + from];
-        targets[job.target_.word + plane * job.target_.stride + i] = word;
+        let word = sources[job.source.word + plane * job.source.stride + taken];
+        targets[job.destination.word + plane * job.destination.stride + i] = word;
     }
 }

@@ -66,7 +66,7 @@ pub fn list(gpu: &Gpu, rows: &[u32]) -> Rows {
     Rows::new(BufferRange::new(&buffer(gpu, &words), 12, rows.len() as u64 * 4))
 }
 
-fn floats(words: &[u32]) -> Vec<f32> {
+pub fn floats(words: &[u32]) -> Vec<f32> {
     words.iter().map(|&word| f32::from_bits(word)).collect()
 }
 
@@ -78,6 +78,13 @@ pub struct World {
     pub grads: Vec<u32>,
     /// By tensor, by slot that it keeps.
     pub slots: Vec<BTreeMap<&'static str, Vec<u32>>>,
+}
+
+/// One tensor, in bits.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Held {
+    pub params: Vec<u32>,
+    pub slots: BTreeMap<&'static str, Vec<u32>>,
 }
 
 /// An optimizer with its tensors, and its twin.
@@ -209,6 +216,13 @@ impl<R: Rule> Stand<R> {
         }
     }
 
+    /// All of each tensor, wherever it lies.
+    pub fn held(&self) -> Vec<Held> {
+        let slots = self.world().slots;
+        let params = self.optimizer.tensors().iter().map(|tensor| download(&self.gpu, tensor.params()));
+        params.zip(slots).map(|(params, slots)| Held { params, slots }).collect()
+    }
+
     /// The words of a tensor's parameters in a world of this stand.
     pub fn params_in<'a>(&self, world: &'a World, tensor: usize) -> &'a [u32] {
         let range = self.optimizer.tensors()[tensor].params();
@@ -270,11 +284,9 @@ impl<R: Rule> Stand<R> {
 
     /// Holds parameters and every slot to the twin's, after several steps.
     pub fn beside_twin(&self, what: &str) {
-        let world = self.world();
-        for tensor in 0..self.own.len() {
-            let params = floats(self.params_in(&world, tensor));
-            close(&params, &self.own[tensor], &format!("{what}: parameters of t{tensor}"));
-            for (slot, values) in &world.slots[tensor] {
+        for (tensor, Held { params, slots }) in self.held().iter().enumerate() {
+            close(&floats(params), &self.own[tensor], &format!("{what}: parameters of t{tensor}"));
+            for (slot, values) in slots {
                 let theirs = self.twin.state(&format!("t{tensor}"), slot).unwrap();
                 close(&floats(values), theirs, &format!("{what}: {slot} of t{tensor}"));
             }
