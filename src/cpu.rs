@@ -257,7 +257,7 @@ impl<R: Rule, T: Real> Optimizer<R, T> {
     /// Empties the sums of gradients, as a step does.
     fn consume(&mut self, listed: &Listed) {
         for (tensor, [.., sums]) in self.state.slices().enumerate() {
-            if self.roster.class_of()[tensor] != SKIP {
+            if self.roster.class_of()[tensor] != SKIP && !sums.is_empty() {
                 listed.ranges(tensor, sums.len()).for_each(|range| sums[range].fill(T::from_f64(0.0)));
             }
         }
