@@ -65,7 +65,7 @@ pub enum Error {
     MapRow { name: String, row: u64, from: u32, rows: u64 },
 
     /// What a kernel only reads lies in a buffer that it writes.
-    #[error("{what} of {name:?} lie in the buffer of its {of}, which is written; put them into another")]
+    #[error("{what} of {name:?} must not lie in the buffer of its {of}, which is written; use another buffer")]
     SameBuffer { what: &'static str, name: String, of: &'static str },
 
     /// A tensor of no elements.

@@ -72,13 +72,13 @@ fn lists_that_cannot_be_bound_are_refused() {
     let told = rows_of(&gpu, "t1", |_| Rows::new(&unread));
     assert_eq!(told, r#"rows of "t1": the buffer lacks usage STORAGE; create it with that usage"#);
     let in_params = |stand: &Stand<Adam>| Rows::new(stand.params.slice(0..16));
-    let told = "lie in the buffer of its parameters, which is written; put them into another";
+    let told = "must not lie in the buffer of its parameters, which is written; use another buffer";
     assert_eq!(rows_of(&gpu, "t0", in_params), format!(r#"rows of "t0" {told}"#));
     let in_grads = |stand: &Stand<Adam>| Rows::new(&own).counted(&stand.grads, 0);
-    let told = "lie in the buffer of its gradient, which is written; put them into another";
+    let told = "must not lie in the buffer of its gradient, which is written; use another buffer";
     assert_eq!(rows_of(&gpu, "t0", in_grads), format!(r#"the count of rows of "t0" {told}"#));
     let in_state = |stand: &Stand<Adam>| Rows::new(stand.optimizer.state_ranges("t0", "exp_avg").unwrap()[0].clone());
-    let told = "lie in the buffer of its state, which is written; put them into another";
+    let told = "must not lie in the buffer of its state, which is written; use another buffer";
     assert_eq!(rows_of(&gpu, "t0", in_state), format!(r#"rows of "t0" {told}"#));
     let told = rows_of(&gpu, "t3", |_| Rows::new(&own));
     assert_eq!(told, r#"no tensor is named "t3"; the nearest is "t0""#);
@@ -168,7 +168,7 @@ fn maps_and_places_that_do_not_fit_are_refused() {
     assert_eq!(told, r#"the map of "t0" is of 1 rows, expected 2"#);
     let place = elsewhere(&gpu, 0, [2, 3]);
     let told = remap_of(&gpu, BufferRange::new(place.params().buffer(), 0, 8), |_| place.clone());
-    assert_eq!(told, r#"the map of "t0" lie in the buffer of its parameters, which is written; put them into another"#);
+    assert_eq!(told, r#"the map of "t0" must not lie in the buffer of its parameters, which is written; use another buffer"#);
     // Over the other tensor's parameters, which stay where they are.
     let over = |stand: &Stand<Adam>| {
         let other = (stand.optimizer.tensors()[1].params().offset() / 4) as usize;
