@@ -148,7 +148,9 @@ impl Control {
             let size = scalars_size::<R>(true);
             (own, gather, bind(device, label, kernels.scalars_layout(), [binding(&rows, 0, size)]))
         })?;
-        let pipeline = |work| kernels.pipeline(work, &roster.groups()[0], roster.chain(), (Lanes::Quads, Walk::Tensors { places: false }));
+        let pipeline = |work| {
+            kernels.pipeline(work, &roster.groups()[0], roster.chain(), (Lanes::Quads, Walk::Tensors { places: false }))
+        };
         let width = (scopes.len() as u64).min(parts.limits.groups).max(1);
         let grid = (width as u32, (scopes.len() as u64).div_ceil(width) as u32);
         let gather = (pipeline(Work::Gather)?, gather, grid);

@@ -19,8 +19,8 @@ use crate::schedule::Schedule;
 use crate::wgsl::Real;
 
 pub use remap::{Remap, remap_rows};
-pub use rows::Rows;
 pub(crate) use rows::Listed;
+pub use rows::Rows;
 
 /// Steps one tensor: `params` and the kept `slots` in place, from `grads`.
 ///

@@ -15,8 +15,8 @@ use crate::rule::{Rule, Scalars, cast};
 use crate::state::State;
 use crate::tensor::Tensor;
 
-pub(crate) use listed::{Listing, listed};
 use listed::aligned;
+pub(crate) use listed::{Listing, listed};
 pub(crate) use remap::{Moves, Remapped};
 
 /// Rebinds after which an unused bind group is let go, and with it the gradients that it holds: enough for going
@@ -139,25 +139,24 @@ impl Launches {
     pub fn steps(&self) -> &[Step] {
         &self.steps
     }
-
 }
 
 /// Dispatches these as one step.
 pub(crate) fn dispatch(steps: &[Step], pass: &mut wgpu::ComputePass<'_>, scalars: &wgpu::BindGroup) {
-        let (mut pipeline, mut class) = (None, None);
-        for step in steps {
-            if pipeline != Some(&step.pipeline) {
-                pass.set_pipeline(&step.pipeline);
-                pipeline = Some(&step.pipeline);
-            }
-            if class != Some(step.class) {
-                pass.set_bind_group(1, scalars, &[step.class * ROW as u32]);
-                class = Some(step.class);
-            }
-            pass.set_bind_group(0, &step.tensors, &[]);
-            pass.dispatch_workgroups(step.grid.0, step.grid.1, 1);
+    let (mut pipeline, mut class) = (None, None);
+    for step in steps {
+        if pipeline != Some(&step.pipeline) {
+            pass.set_pipeline(&step.pipeline);
+            pipeline = Some(&step.pipeline);
         }
+        if class != Some(step.class) {
+            pass.set_bind_group(1, scalars, &[step.class * ROW as u32]);
+            class = Some(step.class);
+        }
+        pass.set_bind_group(0, &step.tensors, &[]);
+        pass.dispatch_workgroups(step.grid.0, step.grid.1, 1);
     }
+}
 
 /// The runs of each launch, with bind groups that are kept or new.
 fn ready<'a, R: Rule>(
@@ -166,8 +165,7 @@ fn ready<'a, R: Rule>(
     kept: impl Fn(&Launch) -> Option<&'a Kept>,
     (roster, class_of): (&Roster<R>, &[u32]),
 ) -> Result<Vec<Vec<(Run, Step)>>, Error> {
-    let runs: Vec<(&Launch, Vec<Run>)> =
-        planned.iter().map(|launch| (launch, launch.runs(class_of, SKIP))).collect();
+    let runs: Vec<(&Launch, Vec<Run>)> = planned.iter().map(|launch| (launch, launch.runs(class_of, SKIP))).collect();
     let known = |launch: &Launch, run: &Run| kept(launch).and_then(|kept| kept.runs.get(&run.unclassed())).cloned();
     let missing = runs.iter().flat_map(|(launch, runs)| runs.iter().map(move |run| (*launch, run)));
     let missing = missing.filter(|(launch, run)| known(launch, run).is_none());
@@ -180,7 +178,8 @@ fn ready<'a, R: Rule>(
     for (launch, runs) in runs {
         let mut steps = Vec::with_capacity(runs.len());
         for run in runs {
-            let (settings, walk) = (roster.settings(run.class), (launch.lanes, Walk::Tensors { places: run.stretch.is_none() }));
+            let (settings, walk) =
+                (roster.settings(run.class), (launch.lanes, Walk::Tensors { places: run.stretch.is_none() }));
             let work = stepping(roster);
             let pipeline = parts.kernels.pipeline(work, settings, roster.chain(), walk)?;
             let tensors = match known(launch, &run) {

@@ -12,16 +12,8 @@ use wgpu_optim::{Chain, Clip, Ema, Scaler};
 
 const LANES: [Lanes; 2] = [Lanes::Quads, Lanes::Words];
 const WALKS: [Walk; 2] = [Walk::Tensors { places: true }, Walk::Rows { counted: true }];
-const WORKS: [Work; 8] = [
-    Work::Step,
-    Work::Gated,
-    Work::Accumulate,
-    Work::Measure,
-    Work::Gather,
-    Work::Control,
-    Work::Reset,
-    Work::Remap,
-];
+const WORKS: [Work; 8] =
+    [Work::Step, Work::Gated, Work::Accumulate, Work::Measure, Work::Gather, Work::Control, Work::Reset, Work::Remap];
 
 /// Chains that together set every override.
 fn chains() -> [Chain; 2] {

@@ -44,10 +44,7 @@ impl<R: Rule, T: Real> Optimizer<R, T> {
     /// # Errors
     /// [`Error::UnknownName`], [`Error::DuplicateName`], [`Error::Length`] and [`Error::RowWidth`] for slices that do not fit,
     /// [`Error::Empty`], [`Error::Map`], [`Error::MapRow`], [`Error::OutOfMemory`]. Nothing has changed then.
-    pub fn remap_rows<'a>(
-        &mut self,
-        remaps: impl IntoIterator<Item = (&'a str, Remap<'a, T>)>,
-    ) -> Result<(), Error>
+    pub fn remap_rows<'a>(&mut self, remaps: impl IntoIterator<Item = (&'a str, Remap<'a, T>)>) -> Result<(), Error>
     where
         T: 'a,
     {

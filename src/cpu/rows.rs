@@ -85,10 +85,7 @@ pub(crate) struct Listed(Vec<(usize, Vec<Range<usize>>)>);
 
 impl Listed {
     /// Finds the tensors, and the rows that there are.
-    fn of<'a, R: Rule>(
-        roster: &Roster<R>,
-        rows: impl IntoIterator<Item = (&'a str, Rows<'a>)>,
-    ) -> Result<Self, Error> {
+    fn of<'a, R: Rule>(roster: &Roster<R>, rows: impl IntoIterator<Item = (&'a str, Rows<'a>)>) -> Result<Self, Error> {
         let mut listed = Self::default();
         for (name, Rows { width, list }) in rows {
             let tensor = roster.find(name)?;

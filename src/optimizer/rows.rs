@@ -189,12 +189,7 @@ impl<R: Rule> Optimizer<R> {
     }
 
     /// The dispatches of the named rows.
-    fn rows_alone(
-        &mut self,
-        device: &wgpu::Device,
-        named: &[(usize, Rows)],
-        work: Work,
-    ) -> Result<Vec<Step>, Error> {
+    fn rows_alone(&mut self, device: &wgpu::Device, named: &[(usize, Rows)], work: Work) -> Result<Vec<Step>, Error> {
         let Self { kernels, limits, buffers, state, roster, tensors, .. } = self;
         let mut listings = Vec::with_capacity(named.len());
         for (tensor, rows) in named {
@@ -205,4 +200,3 @@ impl<R: Rule> Optimizer<R> {
         listed(&Parts { device, kernels, limits, buffers, state }, roster, tensors, &listings, work)
     }
 }
-

@@ -9,7 +9,8 @@ const SPECS: [Spec; 4] = [(300, 3, 0), (300, 4, 0), (40, 48, 1), (57, 1, 0)];
 
 /// Rows of the second, third and fourth tensor; the first is stepped whole.
 fn some(step: usize) -> [Vec<u32>; 3] {
-    [300, 40, 57].map(|rows| shuffled(rows).into_iter().filter(|row| (*row as usize + step).is_multiple_of(3)).collect())
+    [300, 40, 57]
+        .map(|rows| shuffled(rows).into_iter().filter(|row| (*row as usize + step).is_multiple_of(3)).collect())
 }
 
 fn named(lists: &[Vec<u32>; 3]) -> [(usize, &[u32]); 3] {
@@ -148,7 +149,13 @@ fn sums_of_listed_rows_are_added_to_and_taken() {
             stand.submit(encoder);
             let grads: Vec<&[f32]> = grads.iter().map(Vec::as_slice).collect();
             let rows = names.into_iter().zip(named(own)).map(|(name, (tensor, list))| {
-                (name, wgpu_optim::cpu::Rows { width: stand.optimizer.tensors()[tensor].shape().unwrap()[1] as usize, list })
+                (
+                    name,
+                    wgpu_optim::cpu::Rows {
+                        width: stand.optimizer.tensors()[tensor].shape().unwrap()[1] as usize,
+                        list,
+                    },
+                )
             });
             stand.twin.accumulate_rows(&grads, 0.5, rows).unwrap();
             stand.beside_twin(&format!("sums {part} of step {step}"));

@@ -32,7 +32,9 @@ fn first_word(tensor: &Tensor) -> usize {
 fn expected<R: Rule>(rule: &R, before: &Held, map: &Map, width: usize, written: &[u32]) -> Held {
     let moved = |old: &[u32], fresh: &dyn Fn(usize) -> u32| -> Vec<u32> {
         let row = |(row, &from): (usize, &u32)| -> Vec<u32> {
-            (0..width).map(|k| if from == FRESH { fresh(row * width + k) } else { old[from as usize * width + k] }).collect()
+            (0..width)
+                .map(|k| if from == FRESH { fresh(row * width + k) } else { old[from as usize * width + k] })
+                .collect()
         };
         map.as_slice().iter().enumerate().flat_map(row).collect()
     };
@@ -217,7 +219,10 @@ fn averages_of_fresh_rows_start_at_the_parameters_and_sums_are_moved() {
     // Within the buffer, where fresh parameters are not what is gathered apart.
     let tensor = stand.optimizer.tensors()[1].clone();
     let shorter = inside_of(&tensor, 1, [300, 4]);
-    go(&mut stand, vec![(1, shorter, Map::new((0..300).map(|i| if i % 3 == 0 { FRESH } else { i }).collect::<Vec<_>>()))]);
+    go(
+        &mut stand,
+        vec![(1, shorter, Map::new((0..300).map(|i| if i % 3 == 0 { FRESH } else { i }).collect::<Vec<_>>()))],
+    );
     steps(&mut stand, "within");
 
     let chain = Chain { accumulate: true, ..Chain::default() };

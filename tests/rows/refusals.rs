@@ -23,10 +23,7 @@ fn all(stand: &Stand<Adam>) -> (Vec<Held>, Vec<u32>, u64, Vec<u64>) {
 }
 
 /// What is answered to `attempt`; what it recorded is submitted, and changes nothing, and steps go on.
-fn refused(
-    gpu: &Gpu,
-    attempt: impl FnOnce(&mut Stand<Adam>, &mut wgpu::CommandEncoder) -> Result<(), Error>,
-) -> Error {
+fn refused(gpu: &Gpu, attempt: impl FnOnce(&mut Stand<Adam>, &mut wgpu::CommandEncoder) -> Result<(), Error>) -> Error {
     let mut stand = running(gpu);
     let before = all(&stand);
     let mut encoder = stand.encoder();
@@ -68,7 +65,8 @@ fn lists_that_cannot_be_bound_are_refused() {
     assert_eq!(rows_of(&gpu, "t0", count), r#"the count of rows of "t0": the range ends at byte 36, its buffer at 32"#);
     let usage = wgpu::BufferUsages::COPY_DST;
     let label = Some("a buffer that no kernel reads");
-    let unread = gpu.device.create_buffer(&wgpu::BufferDescriptor { label, size: 32, usage, mapped_at_creation: false });
+    let unread =
+        gpu.device.create_buffer(&wgpu::BufferDescriptor { label, size: 32, usage, mapped_at_creation: false });
     let told = rows_of(&gpu, "t1", |_| Rows::new(&unread));
     assert_eq!(told, r#"rows of "t1": the buffer lacks usage STORAGE; create it with that usage"#);
     let in_params = |stand: &Stand<Adam>| Rows::new(stand.params.slice(0..16));
@@ -93,6 +91,11 @@ fn a_list_is_not_given_twice() {
         stand.optimizer.record_rows(&stand.gpu.device, encoder, twice)
     });
     assert_eq!(error, Error::DuplicateName { name: "t0".into() });
+    let error = refused(&gpu, |stand, encoder| {
+        let written = Rows::new(stand.params.slice(0..4));
+        stand.optimizer.record_rows(&stand.gpu.device, encoder, [("t1", rows.clone()), ("t0", written)])
+    });
+    assert_eq!(error, Error::SameBuffer { what: "rows", name: "t0".into(), of: "parameters" });
 }
 
 #[test]
@@ -107,6 +110,7 @@ fn a_tensor_without_a_shape_has_no_rows() {
     for name in ["w", "s"] {
         let error = optimizer.record_rows(&gpu.device, &mut encoder, [(name, Rows::new(&own()))]).unwrap_err();
         assert_eq!(error.to_string(), format!("{name:?} {told}"));
+        assert_eq!(error, Error::NoRows { name: name.into() });
     }
     let remap = [(plain.with_shape([3, 4]), Map::new([0, 1, 2]))];
     let error = optimizer.remap_rows(&gpu.device, &mut encoder, remap).unwrap_err();
@@ -168,7 +172,10 @@ fn maps_and_places_that_do_not_fit_are_refused() {
     assert_eq!(told, r#"the map of "t0" is of 1 rows, expected 2"#);
     let place = elsewhere(&gpu, 0, [2, 3]);
     let told = remap_of(&gpu, BufferRange::new(place.params().buffer(), 0, 8), |_| place.clone());
-    assert_eq!(told, r#"the map of "t0" must not lie in the buffer of its parameters, which is written; use another buffer"#);
+    assert_eq!(
+        told,
+        r#"the map of "t0" must not lie in the buffer of its parameters, which is written; use another buffer"#
+    );
     // Over the other tensor's parameters, which stay where they are.
     let over = |stand: &Stand<Adam>| {
         let other = (stand.optimizer.tensors()[1].params().offset() / 4) as usize;
@@ -193,6 +200,18 @@ fn one_remap_that_is_refused_refuses_all() {
         stand.optimizer.remap_rows(&stand.gpu.device, encoder, [good, bad])
     });
     assert_eq!(error, Error::Map { name: "t1".into(), found: 22, expected: 21 });
+    let error = refused(&gpu, |stand, encoder| {
+        let good = (elsewhere(&gpu, 0, [31, 3]), Map::append(30, 1));
+        let bad = (elsewhere(&gpu, 1, [2, 4]), Map::new([19, 20]));
+        stand.optimizer.remap_rows(&stand.gpu.device, encoder, [good, bad])
+    });
+    assert_eq!(error, Error::MapRow { name: "t1".into(), row: 1, from: 20, rows: 20 });
+    let error = refused(&gpu, |stand, encoder| {
+        let good = (elsewhere(&gpu, 0, [31, 3]), Map::append(30, 1));
+        let bad = (elsewhere(&gpu, 1, [20, 5]), Map::append(20, 0));
+        stand.optimizer.remap_rows(&stand.gpu.device, encoder, [good, bad])
+    });
+    assert_eq!(error, Error::RowLength { name: "t1".into(), found: 5, expected: 4 });
     let error = refused(&gpu, |stand, encoder| {
         let twice = [1, 2].map(|more| (elsewhere(&gpu, 0, [30 + more, 3]), Map::append(30, more as u32)));
         stand.optimizer.remap_rows(&stand.gpu.device, encoder, twice)

@@ -119,9 +119,7 @@ impl<R: Rule> Stand<R> {
             words[first..first + values.len()].copy_from_slice(bytemuck::cast_slice(values));
         }
         let (params, grads) = (buffer(gpu, &words), buffer(gpu, &vec![CANARY; end]));
-        let tensor = |(i, &(rows, width, _)): (usize, &Spec)| {
-            tensor(i, [&params, &grads], firsts[i], [rows, width])
-        };
+        let tensor = |(i, &(rows, width, _)): (usize, &Spec)| tensor(i, [&params, &grads], firsts[i], [rows, width]);
         let tensors: Vec<Tensor> = specs.iter().enumerate().map(tensor).collect();
         let kernels = Kernels::new(&gpu.device).unwrap();
         let group = Group::new(rule.clone(), tensors);
@@ -181,9 +179,8 @@ impl<R: Rule> Stand<R> {
     /// The same on the CPU.
     pub fn twin_step(&mut self, grads: &[Vec<f32>], lists: &Lists<'_>) {
         let names = self.names();
-        let rows = |&(tensor, list): &(usize, _)| {
-            (names[tensor].as_str(), cpu::Rows { width: self.width(tensor), list })
-        };
+        let rows =
+            |&(tensor, list): &(usize, _)| (names[tensor].as_str(), cpu::Rows { width: self.width(tensor), list });
         let rows: Vec<_> = lists.iter().map(rows).collect();
         let mut params: Vec<&mut [f32]> = self.own.iter_mut().map(Vec::as_mut_slice).collect();
         let grads: Vec<&[f32]> = grads.iter().map(Vec::as_slice).collect();
