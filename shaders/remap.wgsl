@@ -54,8 +54,9 @@ fn remap(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_inde
         return;
     }
     let own = select(element, old * job.width + element % job.width, job.which == MAPPED);
+    // One before the stretch wraps round, to far past its end.
     let taken = own - job.source.start;
-    if own < job.source.start || taken >= job.source.len {
+    if taken >= job.source.len {
         return;
     }
     for (var plane = 0u; plane < job.planes; plane++) {

@@ -43,7 +43,7 @@ struct At {
 @group(0) @binding(4) var<uniform> run: Run;
 @group(0) @binding(5) var<storage, read> counts: array<u32>;
 
-// No lane of the piece: that of a row that is not there, or of one in another window.
+// No lane of the piece: that of a row that is not there.
 const NONE = 0xffffffffu;
 
 fn listed() -> u32 {
@@ -73,8 +73,8 @@ fn lane(index: u32, local: u32) -> u32 {
     if row >= run.rows {
         return NONE;
     }
-    let own = row * run.width + nth % run.width;
-    return select(NONE, own - run.start, own >= run.start);
+    // One before the piece wraps round, to far past its end.
+    return row * run.width + nth % run.width - run.start;
 }
 
 fn has(index: u32, i: u32, lanes: u32) -> bool {
