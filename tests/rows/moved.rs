@@ -253,6 +253,9 @@ fn decisions_go_on_after_rows_have_moved() {
     assert_eq!(stand.optimizer.read_steps_blocking(&gpu.device, &gpu.queue).unwrap(), [8; 5]);
 }
 
+/// What is recorded into an encoder.
+type Part<'a> = dyn Fn(&mut Stand<Adam>, &mut wgpu::CommandEncoder) + 'a;
+
 #[test]
 fn steps_before_and_after_are_recorded_into_the_same_encoder() {
     let Some(gpu) = support::gpu() else { return };
@@ -260,7 +263,7 @@ fn steps_before_and_after_are_recorded_into_the_same_encoder() {
         let mut stand = Stand::new(&gpu, Adam::PYTORCH, &SPECS);
         stand.draw(1.0);
         let moves = several(&stand);
-        let parts: [&dyn Fn(&mut Stand<Adam>, &mut wgpu::CommandEncoder); 3] = [
+        let parts: [&Part<'_>; 3] = [
             &|stand, encoder| stand.optimizer.record(&gpu.device, encoder).unwrap(),
             &|stand, encoder| {
                 let moves = moves.iter().map(|(_, tensor, map)| (tensor.clone(), map.clone()));
