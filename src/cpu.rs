@@ -3,7 +3,10 @@
 //! Plain on purpose: one loop over slices, in the order of the formula. The feature `parallel` adds
 //! `Optimizer::step_parallel`, the same step on all cores.
 
-use std::ops::{Deref, DerefMut};
+mod remap;
+mod rows;
+
+use std::ops::{Deref, DerefMut, Range};
 
 use crate::Error;
 use crate::chain::control::{Control, Measure, Verdict};
@@ -15,6 +18,10 @@ use crate::roster::{self, Member, Roster, SKIP};
 use crate::rule::{MAX_SLOTS, Rule, cast, kept_slots};
 use crate::schedule::Schedule;
 use crate::wgsl::Real;
+
+pub use remap::{Remap, remap_rows};
+pub(crate) use rows::Listed;
+pub use rows::Rows;
 
 /// Steps one tensor: `params` and the kept `slots` in place, from `grads`.
 ///
@@ -136,20 +143,28 @@ impl<R: Rule, T: Real> Optimizer<R, T> {
     /// # Errors
     /// [`Error::Tensors`] or [`Error::Length`], before anything has changed.
     pub fn step(&mut self, params: &mut [&mut [T]], grads: &[&[T]]) -> Result<(), Error> {
+        self.step_listed(params, grads, &Listed::default())
+    }
+
+    /// A step, of some tensors in some rows only.
+    fn step_listed(&mut self, params: &mut [&mut [T]], grads: &[&[T]], listed: &Listed) -> Result<(), Error> {
         self.check_step(params, grads)?;
         let measure = |norm: Norm, g: &[T]| Measure::of(g, norm);
-        let Some(Next { hypers, gates, on }) = self.next(grads, measure)? else { return Ok(()) };
+        let Some(Next { hypers, gates, on }) = self.next(grads, listed, measure)? else { return Ok(()) };
         for (tensor, (p, mut slots)) in params.iter_mut().zip(self.state.slices()).enumerate() {
             let class = self.roster.class_of()[tensor];
             if class == SKIP {
                 continue;
             }
             let (rule, h) = (self.roster.settings_of(tensor), &hypers[class as usize]);
-            match gates.get(class as usize) {
-                None => step(rule, h, p, grads[tensor], &mut slots[..MAX_SLOTS]),
-                Some(gate) => {
-                    let grads = grads.get(tensor).copied().unwrap_or_default();
-                    step_gated(rule, h, (gate, on), p, grads, &mut slots);
+            for range in listed.ranges(tensor, p.len()) {
+                let (p, mut slots) = (&mut p[range.clone()], within(&mut slots, &range));
+                match gates.get(class as usize) {
+                    None => step(rule, h, p, &grads[tensor][range], &mut slots[..MAX_SLOTS]),
+                    Some(gate) => {
+                        let grads = grads.get(tensor).map(|grads| &grads[range]).unwrap_or_default();
+                        step_gated(rule, h, (gate, on), p, grads, &mut slots);
+                    }
                 }
             }
         }
@@ -163,6 +178,10 @@ impl<R: Rule, T: Real> Optimizer<R, T> {
     /// # Errors
     /// [`Error::Tensors`], [`Error::Length`], [`Error::UnknownSlot`] where the chain does not accumulate.
     pub fn accumulate(&mut self, grads: &[&[T]], weight: f64) -> Result<(), Error> {
+        self.accumulate_listed(grads, weight, &Listed::default())
+    }
+
+    fn accumulate_listed(&mut self, grads: &[&[T]], weight: f64, listed: &Listed) -> Result<(), Error> {
         if let Some(first) = self.roster.members().first() {
             self.roster.plane(self.roster.find(&first.name)?, ACCUMULATED)?;
         }
@@ -171,7 +190,10 @@ impl<R: Rule, T: Real> Optimizer<R, T> {
         for (tensor, slots) in self.state.slices().enumerate() {
             if self.roster.class_of()[tensor] != SKIP {
                 let [.., sums] = slots;
-                sums.iter_mut().zip(grads[tensor]).for_each(|(sum, g)| *sum = *sum + weight * *g);
+                for range in listed.ranges(tensor, sums.len()) {
+                    let own = sums[range.clone()].iter_mut().zip(&grads[tensor][range]);
+                    own.for_each(|(sum, g)| *sum = *sum + weight * *g);
+                }
             }
         }
         Ok(())
@@ -182,6 +204,7 @@ impl<R: Rule, T: Real> Optimizer<R, T> {
     pub(crate) fn next(
         &mut self,
         grads: &[&[T]],
+        listed: &Listed,
         measure: impl Fn(Norm, &[T]) -> Measure,
     ) -> Result<Option<Next<R, T>>, Error> {
         self.roster.tune()?;
@@ -196,13 +219,13 @@ impl<R: Rule, T: Real> Optimizer<R, T> {
         }
         let verdict = match chain.measures() {
             true => {
-                let measures = self.measures(grads, chain.measured().0, measure);
+                let measures = self.measures(grads, listed, chain.measured().0, measure);
                 self.control.decide(&chain, &measures)
             }
             false => Verdict { skip: false, factors: vec![1.0; self.roster.scopes()] },
         };
         if verdict.skip {
-            self.consume();
+            self.consume(listed);
             self.roster.skip();
             return Ok(None);
         }
@@ -211,7 +234,13 @@ impl<R: Rule, T: Real> Optimizer<R, T> {
     }
 
     /// What is known of the gradients, by scope.
-    fn measures(&mut self, grads: &[&[T]], norm: Norm, measure: impl Fn(Norm, &[T]) -> Measure) -> Vec<Measure> {
+    fn measures(
+        &mut self,
+        grads: &[&[T]],
+        listed: &Listed,
+        norm: Norm,
+        measure: impl Fn(Norm, &[T]) -> Measure,
+    ) -> Vec<Measure> {
         let scopes: Vec<usize> = self.roster.classes().map(|class| class.scope).collect();
         let mut measures = vec![Measure::default(); self.roster.scopes()];
         for (tensor, slots) in self.state.slices().enumerate() {
@@ -220,17 +249,17 @@ impl<R: Rule, T: Real> Optimizer<R, T> {
                 let [.., sums] = slots;
                 let own: &[T] = if sums.is_empty() { grads[tensor] } else { sums };
                 let scope = &mut measures[scopes[class as usize]];
-                *scope = scope.with(measure(norm, own), norm);
+                *scope = scope.with(measure(norm, &listed.gathered(tensor, own)), norm);
             }
         }
         measures
     }
 
     /// Empties the sums of gradients, as a step does.
-    fn consume(&mut self) {
+    fn consume(&mut self, listed: &Listed) {
         for (tensor, [.., sums]) in self.state.slices().enumerate() {
-            if self.roster.class_of()[tensor] != SKIP {
-                sums.fill(T::from_f64(0.0));
+            if self.roster.class_of()[tensor] != SKIP && !sums.is_empty() {
+                listed.ranges(tensor, sums.len()).for_each(|range| sums[range].fill(T::from_f64(0.0)));
             }
         }
     }
@@ -400,6 +429,11 @@ impl<R: Rule, T: Real> Optimizer<R, T> {
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.roster.members().iter().map(|member| member.name.as_str())
     }
+}
+
+/// A stretch of each array that is kept.
+fn within<'a, T>(slots: &'a mut [&mut [T]; ARRAYS], range: &Range<usize>) -> [&'a mut [T]; ARRAYS] {
+    slots.each_mut().map(|slot| slot.get_mut(range.clone()).unwrap_or_default())
 }
 
 /// What a step is taken with.

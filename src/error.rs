@@ -44,6 +44,30 @@ pub enum Error {
     #[error("shape {shape:?} of {name:?} has {product} elements, its range has {len}")]
     Shape { name: String, shape: Vec<u64>, product: String, len: u64 },
 
+    /// A tensor has rows by its shape, and has none.
+    #[error("{name:?} has no shape, so it has no rows; give the tensor one with with_shape([rows, …])")]
+    NoRows { name: String },
+
+    /// A length that is no whole number of rows.
+    #[error("the {len} elements of {name:?} are no rows of {width}")]
+    RowWidth { name: String, width: u64, len: u64 },
+
+    /// Rows can be moved, not made longer or shorter.
+    #[error("a row of {name:?} would have {found} elements, it has {expected}")]
+    RowLength { name: String, found: u64, expected: u64 },
+
+    /// A map of rows is for another number of them.
+    #[error("the map of {name:?} is of {found} rows, expected {expected}")]
+    Map { name: String, found: u64, expected: u64 },
+
+    /// A row would come from one that is not there.
+    #[error("row {row} of the map of {name:?} comes from row {from}, there are {rows}; a fresh row is 4294967295")]
+    MapRow { name: String, row: u64, from: u32, rows: u64 },
+
+    /// What a kernel only reads lies in a buffer that it writes.
+    #[error("{what} of {name:?} must not lie in the buffer of its {of}, which is written; use another buffer")]
+    SameBuffer { what: &'static str, name: String, of: &'static str },
+
     /// A tensor of no elements.
     #[error("{what} of {name:?}: empty; leave the tensor out")]
     Empty { what: &'static str, name: String },

@@ -25,6 +25,42 @@ pub enum Work {
     Gather,
     /// Decides about a step.
     Control,
+    /// Puts state back to where it starts.
+    Reset,
+    /// Moves rows to where they are to be.
+    Remap,
+}
+
+/// How a kernel that goes over tensors finds its lanes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Walk {
+    /// Whole tensors: one stretch of lanes, or those of a table.
+    Tensors {
+        /// Whether there is a table.
+        places: bool,
+    },
+    /// Listed rows of one tensor.
+    Rows {
+        /// Whether their number lies on the device.
+        counted: bool,
+    },
+}
+
+impl Walk {
+    fn file(self) -> &'static str {
+        match self {
+            Walk::Tensors { .. } => include_str!("../shaders/walk.wgsl"),
+            Walk::Rows { .. } => include_str!("../shaders/rows.wgsl"),
+        }
+    }
+
+    /// Its override, and whether it is on.
+    fn switch(self) -> (&'static str, bool) {
+        match self {
+            Walk::Tensors { places } => ("HAS_PLACES", places),
+            Walk::Rows { counted } => ("HAS_COUNT", counted),
+        }
+    }
 }
 
 impl Work {
@@ -36,33 +72,45 @@ impl Work {
             Work::Measure => "measure",
             Work::Gather => "gather",
             Work::Control => "control",
+            Work::Reset => "reset",
+            Work::Remap => "remap",
         }
     }
 
-    /// Its files, those of the rule and of the lanes apart.
+    /// Its files, those of the walk, the rule and the lanes apart.
     fn files(self) -> &'static [&'static str] {
-        const WALK: &str = include_str!("../shaders/walk.wgsl");
         const STEP: &str = include_str!("../shaders/step.wgsl");
         const NORM: &str = include_str!("../shaders/chain/norm.wgsl");
         match self {
-            Work::Step => &[WALK, STEP, include_str!("../shaders/open.wgsl")],
-            Work::Gated => &[WALK, STEP, include_str!("../shaders/chain/gated.wgsl")],
-            Work::Accumulate => &[WALK, include_str!("../shaders/chain/accumulate.wgsl")],
-            Work::Measure => &[WALK, NORM, include_str!("../shaders/chain/measure.wgsl")],
+            Work::Step => &[STEP, include_str!("../shaders/open.wgsl")],
+            Work::Gated => &[STEP, include_str!("../shaders/chain/gated.wgsl")],
+            Work::Accumulate => &[include_str!("../shaders/chain/accumulate.wgsl")],
+            Work::Measure => &[NORM, include_str!("../shaders/chain/measure.wgsl")],
             Work::Gather => &[NORM, include_str!("../shaders/chain/gather.wgsl")],
             Work::Control => &[include_str!("../shaders/chain/control.wgsl")],
+            Work::Reset => &[include_str!("../shaders/reset.wgsl")],
+            Work::Remap => &[include_str!("../shaders/remap.wgsl")],
         }
     }
 
     /// Whether it goes over tensors, lane by lane.
     fn walks(self) -> bool {
-        !matches!(self, Work::Gather | Work::Control)
+        !matches!(self, Work::Gather | Work::Control | Work::Remap)
     }
 }
 
-/// The text of a kernel: whole files laid end to end.
+/// The text of a kernel over whole tensors: whole files laid end to end.
 pub fn text<R: Rule>(work: Work, lanes: Lanes) -> String {
-    let mut files = work.files().to_vec();
+    text_of::<R>(work, lanes, Walk::Tensors { places: true })
+}
+
+/// The text of a kernel that walks like this.
+pub fn text_of<R: Rule>(work: Work, lanes: Lanes, walk: Walk) -> String {
+    let mut files = Vec::new();
+    if work.walks() {
+        files.push(walk.file());
+    }
+    files.extend(work.files());
     if work.walks() {
         files.push(match lanes {
             Lanes::Quads => include_str!("../shaders/quads.wgsl"),
@@ -78,7 +126,14 @@ pub fn text<R: Rule>(work: Work, lanes: Lanes) -> String {
 /// The values of a kernel's overrides for these settings and this chain, and for a run that does or does not read the
 /// table.
 pub fn overrides<R: Rule>(work: Work, settings: &R, chain: &Chain, places: bool) -> Vec<(String, f64)> {
+    overrides_of(work, settings, chain, Walk::Tensors { places })
+}
+
+/// [`overrides`], for a kernel that walks like this.
+pub fn overrides_of<R: Rule>(work: Work, settings: &R, chain: &Chain, walk: Walk) -> Vec<(String, f64)> {
     let on = |name: &str, on: bool| (name.to_string(), f64::from(u8::from(on)));
+    let (walks, is) = walk.switch();
+    let walks = on(walks, is);
     let workgroup = ("WORKGROUP".to_string(), WORKGROUP as f64);
     let kept = kept_slots(settings);
     let plane = |(plane, slot): (usize, &str)| (format!("PLANE_{}", slot.to_uppercase()), plane as f64);
@@ -90,7 +145,7 @@ pub fn overrides<R: Rule>(work: Work, settings: &R, chain: &Chain, places: bool)
     let inf = on("HAS_INF", norm == Norm::Inf);
     match work {
         Work::Step | Work::Gated => {
-            let mut all = vec![workgroup, on("HAS_PLACES", places)];
+            let mut all = vec![workgroup, walks];
             all.extend(settings.switches().into_iter().map(|(name, is)| on(name, is)));
             all.extend(own);
             if work == Work::Gated {
@@ -99,16 +154,18 @@ pub fn overrides<R: Rule>(work: Work, settings: &R, chain: &Chain, places: bool)
             }
             all
         }
-        Work::Accumulate => [workgroup, on("HAS_PLACES", places)].into_iter().chain(sums).collect(),
+        Work::Accumulate => [workgroup, walks].into_iter().chain(sums).collect(),
         Work::Measure => {
             let accumulated = on("HAS_ACCUMULATED", gate.accumulated);
-            [workgroup, on("HAS_PLACES", places), inf, accumulated].into_iter().chain(sums).collect()
+            [workgroup, walks, inf, accumulated].into_iter().chain(sums).collect()
         }
         Work::Gather => vec![workgroup, inf],
         Work::Control => {
             let clips = chain.limit().is_none() && chain.clip.is_some();
             vec![on("HAS_SCALER", chain.scaler.is_some()), on("HAS_CLIP", clips), inf]
         }
+        Work::Reset => vec![workgroup, walks],
+        Work::Remap => vec![workgroup],
     }
 }
 
@@ -116,6 +173,8 @@ pub fn overrides<R: Rule>(work: Work, settings: &R, chain: &Chain, places: bool)
 const STORAGE_BUFFERS: u32 = 4;
 /// Storage buffers that a decision about a step binds: one less than WebGPU grants.
 const CONTROL_BUFFERS: u64 = 7;
+/// Storage buffers that a step over listed rows binds: a decision binds one more to measure them, and has them.
+const ROWS_BUFFERS: u64 = 5;
 
 /// What the step needs of a device; every device opened at WebGPU's defaults has it.
 ///
@@ -180,6 +239,7 @@ struct Inner {
     scalars: wgpu::BindGroupLayout,
     /// Made when a chain needs them: a device may grant less than they bind.
     decision: OnceLock<Decision>,
+    rows: OnceLock<RowLayouts>,
     pipelines: Mutex<HashMap<Key, wgpu::ComputePipeline>>,
 }
 
@@ -189,6 +249,14 @@ pub(crate) struct Decision {
     pub parts: wgpu::BindGroupLayout,
     pub gather: wgpu::BindGroupLayout,
     pub control: wgpu::BindGroupLayout,
+}
+
+/// The layouts of what goes over rows.
+#[derive(Debug)]
+pub(crate) struct RowLayouts {
+    /// A tensor, a list of its rows, and how many are listed.
+    pub listed: wgpu::BindGroupLayout,
+    pub remap: wgpu::BindGroupLayout,
 }
 
 /// A binding: its type, and whether its offset is dynamic.
@@ -203,6 +271,7 @@ struct Key {
     rule: &'static str,
     work: Work,
     lanes: Lanes,
+    walk: Walk,
     overrides: Vec<(String, u64)>,
 }
 
@@ -218,7 +287,7 @@ impl Kernels {
             let tensors = layout(device, "wgpu-optim tensors layout", &buffers);
             let scalars = layout(device, "wgpu-optim scalars layout", &[DYNAMIC]);
             let (device, decision, pipelines) = (device.clone(), OnceLock::new(), Mutex::default());
-            Self { inner: Arc::new(Inner { device, tensors, scalars, decision, pipelines }) }
+            Self { inner: Arc::new(Inner { device, tensors, scalars, decision, rows: OnceLock::new(), pipelines }) }
         })
     }
 
@@ -250,11 +319,7 @@ impl Kernels {
         if let Some(decision) = decision.get() {
             return Ok(decision);
         }
-        let available = device.limits().max_storage_buffers_per_shader_stage.into();
-        if available < CONTROL_BUFFERS {
-            let (limit, needed) = ("max_storage_buffers_per_shader_stage", CONTROL_BUFFERS);
-            return Err(Error::Limits { limit, needed, available });
-        }
+        require_buffers(device, CONTROL_BUFFERS)?;
         let made = guarded(device, "the layouts of a decision", || Decision {
             parts: layout(device, "wgpu-optim parts layout", &[WRITTEN, DYNAMIC]),
             gather: layout(device, "wgpu-optim gather layout", &[READ, READ, WRITTEN]),
@@ -267,14 +332,36 @@ impl Kernels {
         Ok(decision.get_or_init(|| made))
     }
 
+    /// What goes over rows binds.
+    ///
+    /// # Errors
+    /// [`Error::Limits`] where the device grants too few storage buffers.
+    pub(crate) fn rows(&self) -> Result<&RowLayouts, Error> {
+        let Inner { device, rows, .. } = &*self.inner;
+        if let Some(rows) = rows.get() {
+            return Ok(rows);
+        }
+        require_buffers(device, ROWS_BUFFERS)?;
+        let made = guarded(device, "the layouts of rows", || RowLayouts {
+            listed: layout(device, "wgpu-optim rows layout", &[WRITTEN, WRITTEN, WRITTEN, READ, UNIFORM, READ]),
+            remap: layout(device, "wgpu-optim remap layout", &[READ, WRITTEN, READ, UNIFORM]),
+        })?;
+        Ok(rows.get_or_init(|| made))
+    }
+
     /// What a kind of kernel binds.
-    fn groups(&self, work: Work) -> Result<Vec<Option<&wgpu::BindGroupLayout>>, Error> {
+    fn groups(&self, work: Work, walk: Walk) -> Result<Vec<Option<&wgpu::BindGroupLayout>>, Error> {
         let Inner { tensors, scalars, .. } = &*self.inner;
+        let tensors = match walk {
+            Walk::Tensors { .. } => tensors,
+            Walk::Rows { .. } => &self.rows()?.listed,
+        };
         Ok(match work {
-            Work::Step | Work::Gated | Work::Accumulate => vec![Some(tensors), Some(scalars)],
+            Work::Step | Work::Gated | Work::Accumulate | Work::Reset => vec![Some(tensors), Some(scalars)],
             Work::Measure => vec![Some(tensors), Some(&self.decision()?.parts)],
             Work::Gather => vec![Some(&self.decision()?.gather)],
             Work::Control => vec![Some(&self.decision()?.control)],
+            Work::Remap => vec![Some(&self.rows()?.remap)],
         })
     }
 
@@ -284,16 +371,16 @@ impl Kernels {
         work: Work,
         settings: &R,
         chain: &Chain,
-        (lanes, places): (Lanes, bool),
+        (lanes, walk): (Lanes, Walk),
     ) -> Result<wgpu::ComputePipeline, Error> {
-        let overrides = overrides(work, settings, chain, places);
+        let overrides = overrides_of(work, settings, chain, walk);
         let bits = overrides.iter().map(|(name, value)| (name.clone(), value.to_bits())).collect();
-        let key = Key { rule: R::NAME, work, lanes, overrides: bits };
+        let key = Key { rule: R::NAME, work, lanes, walk, overrides: bits };
         let mut pipelines = self.inner.pipelines.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(pipeline) = pipelines.get(&key) {
             return Ok(pipeline.clone());
         }
-        let pipeline = self.compile::<R>(work, lanes, &overrides)?;
+        let pipeline = self.compile::<R>(work, (lanes, walk), &overrides)?;
         pipelines.insert(key, pipeline.clone());
         Ok(pipeline)
     }
@@ -301,16 +388,16 @@ impl Kernels {
     fn compile<R: Rule>(
         &self,
         work: Work,
-        lanes: Lanes,
+        (lanes, walk): (Lanes, Walk),
         overrides: &[(String, f64)],
     ) -> Result<wgpu::ComputePipeline, Error> {
         let device = &self.inner.device;
-        let (entry, groups) = (work.entry(), self.groups(work)?);
+        let (entry, groups) = (work.entry(), self.groups(work, walk)?);
         let constants: Vec<(&str, f64)> = overrides.iter().map(|(name, value)| (name.as_str(), *value)).collect();
         guarded(device, &format!("the kernel of {}", R::NAME), || {
             let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
                 label: Some(&format!("wgpu-optim {} {entry} shader", R::NAME)),
-                source: wgpu::ShaderSource::Wgsl(text::<R>(work, lanes).into()),
+                source: wgpu::ShaderSource::Wgsl(text_of::<R>(work, lanes, walk).into()),
             });
             let layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
                 label: Some(&format!("wgpu-optim {entry} layout")),
@@ -330,6 +417,12 @@ impl Kernels {
             })
         })
     }
+}
+
+fn require_buffers(device: &wgpu::Device, needed: u64) -> Result<(), Error> {
+    let available = device.limits().max_storage_buffers_per_shader_stage.into();
+    let limit = "max_storage_buffers_per_shader_stage";
+    if available < needed { Err(Error::Limits { limit, needed, available }) } else { Ok(()) }
 }
 
 /// Bindings from 0 on.

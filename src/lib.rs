@@ -17,6 +17,7 @@ pub mod rule;
 pub mod schedule;
 pub mod chain;
 pub mod format;
+pub mod map;
 mod roster;
 pub mod pages;
 pub mod cpu;
@@ -33,6 +34,8 @@ pub mod output;
 pub mod checkpoint;
 #[cfg(feature = "gpu")]
 mod tensor;
+#[cfg(feature = "gpu")]
+mod rows;
 #[cfg(feature = "gpu")]
 pub mod kernel;
 #[cfg(feature = "gpu")]
@@ -57,6 +60,8 @@ pub use chain::{Chain, Clamp, Clip, ClipForm, Ema, Norm, Over, Scaler};
 #[doc(inline)]
 pub use error::Error;
 #[doc(inline)]
+pub use map::Map;
+#[doc(inline)]
 pub use memory::{MemoryPlan, memory_plan};
 #[doc(inline)]
 pub use rule::{Adam, AdamEpsilon, AdamW, AmsgradOver, Decay, RmsProp, RmsPropEpsilon, Rule};
@@ -70,6 +75,7 @@ pub use {
     arena::Arena,
     kernel::{Kernels, required_limits},
     optimizer::{Group, Optimizer},
+    rows::{RowMap, Rows},
     telemetry::Telemetry,
     tensor::{BufferRange, Tensor},
 };

@@ -4,6 +4,8 @@ mod access;
 mod around;
 #[cfg(all(feature = "checkpoint", not(target_arch = "wasm32")))]
 mod checkpoint;
+mod remap;
+mod rows;
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -15,7 +17,7 @@ use crate::kernel::{Kernels, limits_of};
 #[cfg(not(target_arch = "wasm32"))]
 use crate::kernel::{guarded, lost};
 use crate::plan::{self, Item, Place};
-use crate::record::{Buffers, Launches, Parts, bind_scalars};
+use crate::record::{self, Buffers, Launches, Parts, Step, bind_scalars};
 use crate::roster::{Member, Roster};
 use crate::rule::{Rule, variant};
 use crate::state::State;
@@ -71,6 +73,14 @@ struct Ready {
     /// What it is decided from.
     orders: Option<wgpu::BindGroup>,
     scalars: wgpu::BindGroup,
+    /// What is dispatched in the place of the launches, where rows are listed.
+    instead: Option<Instead>,
+}
+
+/// The dispatches of one step, and the decision about them.
+struct Instead {
+    steps: Vec<Step>,
+    control: Option<Control>,
 }
 
 impl<R: Rule> Optimizer<R> {
@@ -178,11 +188,15 @@ impl<R: Rule> Optimizer<R> {
     }
 
     fn dispatch(&self, pass: &mut wgpu::ComputePass<'_>, ready: &Ready) {
-        let control = self.decided.as_ref().and_then(|decided| decided.control.as_ref());
+        let decided = self.decided.as_ref().and_then(|decided| decided.control.as_ref());
+        let (control, steps) = match &ready.instead {
+            Some(Instead { steps, control }) => (control.as_ref(), steps.as_slice()),
+            None => (decided, self.launches.steps()),
+        };
         if let (Some(control), Some(orders)) = (control, &ready.orders) {
             control.dispatch(pass, orders);
         }
-        self.launches.dispatch(pass, &ready.scalars);
+        record::dispatch(steps, pass, &ready.scalars);
     }
 
     fn advance(&mut self) {
@@ -259,14 +273,14 @@ impl<R: Rule> Optimizer<R> {
         let parts = Parts { device, kernels, limits, buffers, state };
         let Some(Decided { memory, control, sets, .. }) = &mut self.decided else {
             let scalars = bind_scalars(device, kernels, limits, roster)?;
-            return Ok(Some(Ready { orders: None, scalars }));
+            return Ok(Some(Ready { orders: None, scalars, instead: None }));
         };
         let control = match control {
             Some(control) => control,
-            None => control.insert(Control::prepare(&parts, launches, roster)?),
+            None => control.insert(Control::prepare(&parts, launches.steps(), roster)?),
         };
         let orders = Some(control.orders(&parts, memory, roster, sets)?);
-        Ok(Some(Ready { orders, scalars: control.scalars.clone() }))
+        Ok(Some(Ready { orders, scalars: control.scalars.clone(), instead: None }))
     }
 
     /// Adds a group to a running optimizer and returns its number. What is there stays as it is.

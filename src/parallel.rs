@@ -12,7 +12,7 @@ use crate::Error;
 use crate::chain::Norm;
 use crate::chain::control::Measure;
 use crate::chain::gate::{Gate, Switches};
-use crate::cpu::{ARRAYS, Next, Optimizer};
+use crate::cpu::{ARRAYS, Listed, Next, Optimizer};
 use crate::roster::SKIP;
 use crate::rule::Rule;
 
@@ -47,7 +47,7 @@ impl<R: Rule> Optimizer<R, f32> {
     /// As [`step`](Self::step).
     pub fn step_parallel(&mut self, params: &mut [&mut [f32]], grads: &[&[f32]]) -> Result<(), Error> {
         self.check_step(params, grads)?;
-        let Some(Next { hypers, gates, on }) = self.next(grads, measure)? else { return Ok(()) };
+        let Some(Next { hypers, gates, on }) = self.next(grads, &Listed::default(), measure)? else { return Ok(()) };
         let total = params.iter().map(|p| p.len()).sum::<usize>();
         let task = (total / (rayon::current_num_threads() * TASKS)).clamp(SHORTEST, LONGEST);
         let usual: Vec<bool> = self.groups().iter().map(is_usual).collect();

@@ -8,12 +8,16 @@
 
 mod arena;
 mod launch;
+mod listed;
 mod placement;
+mod remap;
 mod run;
 
 pub use arena::{ArenaLayout, arena};
 pub use launch::{Lanes, Launch, Place, Segment, launches};
+pub use listed::{Listed, ListedRun};
 pub use placement::{Item, Piece, Placement, Window};
+pub use remap::{Stretch, stretches};
 pub use run::Run;
 
 /// Bytes of an element.
@@ -97,6 +101,12 @@ impl Span {
         let offset = self.offset.min(other.offset) / alignment * alignment;
         Self { buffer: self.buffer, offset, size: self.end().max(other.end()) - offset }
     }
+}
+
+/// A grid of so many workgroups, folded where a row would be too long.
+fn folded(groups: u64, limits: &Limits) -> (u32, u32) {
+    let width = groups.min(limits.groups).max(1);
+    (width as u32, groups.div_ceil(width) as u32)
 }
 
 /// Workgroups for a segment of this many lanes.

@@ -1,16 +1,23 @@
 //! One step into the caller's encoder: cached bind groups, fresh scalars, few dispatches.
 
+mod listed;
+mod remap;
+
 use std::collections::HashMap;
 
 use crate::Error;
 use crate::chain::gate::Gate;
-use crate::kernel::{Kernels, Work, guarded};
+use crate::kernel::{Kernels, Walk, Work, guarded};
 use crate::memory;
 use crate::plan::{self, Lanes, Launch, Place, Run};
 use crate::roster::{Roster, SKIP};
 use crate::rule::{Rule, Scalars, cast};
 use crate::state::State;
 use crate::tensor::Tensor;
+
+use listed::aligned;
+pub(crate) use listed::{Listing, listed};
+pub(crate) use remap::{Moves, Remapped};
 
 /// Rebinds after which an unused bind group is let go, and with it the gradients that it holds: enough for going
 /// around a few sets of buffers, and no more, for where they are fresh at every step.
@@ -25,8 +32,8 @@ pub(crate) struct Step {
     pub grid: (u32, u32),
     /// Workgroups that have work.
     pub groups: u64,
-    /// How it walks: by which lanes, and whether it reads the table.
-    pub walk: (Lanes, bool),
+    /// How it walks.
+    pub walk: (Lanes, Walk),
 }
 
 /// What is kept of a launch.
@@ -94,7 +101,7 @@ impl Launches {
         let fresh = |table| Kept { table, runs: HashMap::new(), used: 0 };
         let fresh: HashMap<Launch, Kept> = missing.into_iter().cloned().zip(tables.into_iter().map(fresh)).collect();
         let kept = |launch: &Launch| fresh.get(launch).or_else(|| self.cache.get(launch));
-        let ready = ready(parts, &planned, kept, roster)?;
+        let ready = ready(parts, &planned, kept, (roster, roster.class_of()))?;
         self.cache.extend(fresh);
         self.planned = planned;
         self.generation += 1;
@@ -106,7 +113,7 @@ impl Launches {
 
     /// Makes what the next steps dispatch, now that tensors have other classes or groups other switches.
     pub fn classify<R: Rule>(&mut self, parts: &Parts<'_>, roster: &Roster<R>) -> Result<(), Error> {
-        let ready = ready(parts, &self.planned, |launch| self.cache.get(launch), roster)?;
+        let ready = ready(parts, &self.planned, |launch| self.cache.get(launch), (roster, roster.class_of()))?;
         self.set(ready);
         Ok(())
     }
@@ -132,22 +139,22 @@ impl Launches {
     pub fn steps(&self) -> &[Step] {
         &self.steps
     }
+}
 
-    /// Dispatches one step.
-    pub fn dispatch(&self, pass: &mut wgpu::ComputePass<'_>, scalars: &wgpu::BindGroup) {
-        let (mut pipeline, mut class) = (None, None);
-        for step in &self.steps {
-            if pipeline != Some(&step.pipeline) {
-                pass.set_pipeline(&step.pipeline);
-                pipeline = Some(&step.pipeline);
-            }
-            if class != Some(step.class) {
-                pass.set_bind_group(1, scalars, &[step.class * ROW as u32]);
-                class = Some(step.class);
-            }
-            pass.set_bind_group(0, &step.tensors, &[]);
-            pass.dispatch_workgroups(step.grid.0, step.grid.1, 1);
+/// Dispatches these as one step.
+pub(crate) fn dispatch(steps: &[Step], pass: &mut wgpu::ComputePass<'_>, scalars: &wgpu::BindGroup) {
+    let (mut pipeline, mut class) = (None, None);
+    for step in steps {
+        if pipeline != Some(&step.pipeline) {
+            pass.set_pipeline(&step.pipeline);
+            pipeline = Some(&step.pipeline);
         }
+        if class != Some(step.class) {
+            pass.set_bind_group(1, scalars, &[step.class * ROW as u32]);
+            class = Some(step.class);
+        }
+        pass.set_bind_group(0, &step.tensors, &[]);
+        pass.dispatch_workgroups(step.grid.0, step.grid.1, 1);
     }
 }
 
@@ -156,10 +163,9 @@ fn ready<'a, R: Rule>(
     parts: &Parts<'_>,
     planned: &[Launch],
     kept: impl Fn(&Launch) -> Option<&'a Kept>,
-    roster: &Roster<R>,
+    (roster, class_of): (&Roster<R>, &[u32]),
 ) -> Result<Vec<Vec<(Run, Step)>>, Error> {
-    let runs: Vec<(&Launch, Vec<Run>)> =
-        planned.iter().map(|launch| (launch, launch.runs(roster.class_of(), SKIP))).collect();
+    let runs: Vec<(&Launch, Vec<Run>)> = planned.iter().map(|launch| (launch, launch.runs(class_of, SKIP))).collect();
     let known = |launch: &Launch, run: &Run| kept(launch).and_then(|kept| kept.runs.get(&run.unclassed())).cloned();
     let missing = runs.iter().flat_map(|(launch, runs)| runs.iter().map(move |run| (*launch, run)));
     let missing = missing.filter(|(launch, run)| known(launch, run).is_none());
@@ -172,8 +178,9 @@ fn ready<'a, R: Rule>(
     for (launch, runs) in runs {
         let mut steps = Vec::with_capacity(runs.len());
         for run in runs {
-            let (settings, walk) = (roster.settings(run.class), (launch.lanes, run.stretch.is_none()));
-            let work = if roster.chain().is_empty() { Work::Step } else { Work::Gated };
+            let (settings, walk) =
+                (roster.settings(run.class), (launch.lanes, Walk::Tensors { places: run.stretch.is_none() }));
+            let work = stepping(roster);
             let pipeline = parts.kernels.pipeline(work, settings, roster.chain(), walk)?;
             let tensors = match known(launch, &run) {
                 Some(tensors) => tensors,
@@ -189,6 +196,11 @@ fn ready<'a, R: Rule>(
         ready.push(steps);
     }
     Ok(ready)
+}
+
+/// The kind of kernel that steps.
+fn stepping<R: Rule>(roster: &Roster<R>) -> Work {
+    if roster.chain().is_empty() { Work::Step } else { Work::Gated }
 }
 
 fn bind_run<R: Rule>(parts: &Parts<'_>, launch: &Launch, [table, run]: [&Slice; 2]) -> Result<wgpu::BindGroup, Error> {
@@ -349,10 +361,11 @@ pub(crate) fn bind_words(
 ) -> Result<wgpu::BindGroup, Error> {
     let mut row = vec![0; ROW / 4];
     row[..words.len()].copy_from_slice(words);
+    let size = (size_of_val(words) as u64).next_multiple_of(16);
     check_size(limits, &row)?;
     let (bound, mapped) = guarded(device, label, || {
         let (buffer, mapped) = filled(device, label, wgpu::BufferUsages::UNIFORM, &row);
-        (bind(device, label, kernels.scalars_layout(), [binding(&buffer, 0, 16)]), mapped)
+        (bind(device, label, kernels.scalars_layout(), [binding(&buffer, 0, size)]), mapped)
     })?;
     mapped.map_err(|error| unmapped(label, &error))?;
     Ok(bound)

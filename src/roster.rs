@@ -187,6 +187,11 @@ impl<R: Rule> Roster<R> {
         Ok(())
     }
 
+    /// Gives a tensor another length.
+    pub fn set_len(&mut self, tensor: usize, len: u64) {
+        self.members[tensor].len = len;
+    }
+
     pub fn groups(&self) -> &[R] {
         &self.groups
     }
@@ -240,7 +245,6 @@ impl<R: Rule> Roster<R> {
     }
 
     /// What a slot holds before the first step.
-    #[cfg(feature = "checkpoint")]
     pub fn initial(&self, tensor: usize, slot: &str) -> f64 {
         let own = R::SLOTS.iter().position(|known| *known == slot);
         own.map_or(0.0, |slot| self.settings_of(tensor).initial(slot))

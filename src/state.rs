@@ -4,6 +4,7 @@ use crate::Error;
 use crate::kernel::guarded;
 use crate::plan::{self, Item, Placement};
 use crate::roster::Roster;
+use crate::rows::Rows;
 use crate::rule::{Rule, kept_slots};
 use crate::tensor::{BufferRange, Tensor};
 
@@ -43,6 +44,16 @@ impl State {
             }
         }
         Ok(())
+    }
+
+    /// Refuses a list of rows that lies in these pages, which a step writes.
+    pub fn check_list(&self, rows: &Rows, name: &str) -> Result<(), Error> {
+        let lists = [("rows", Some(&rows.list)), ("the count of rows", rows.count.as_ref())];
+        let inside = |(_, range): &(&str, Option<&BufferRange>)| range.is_some_and(|r| self.pages.contains(r.buffer()));
+        match lists.into_iter().find(inside) {
+            Some((what, _)) => Err(Error::SameBuffer { what, name: name.into(), of: "state" }),
+            None => Ok(()),
+        }
     }
 
     /// Where one plane of a tensor lies, in order.

@@ -5,13 +5,15 @@ use std::path::Path;
 
 use naga::proc::Layouter;
 use naga::valid::{Capabilities, ValidationFlags, Validator};
-use wgpu_optim::kernel::{self, Work};
+use wgpu_optim::kernel::{self, Walk, Work};
 use wgpu_optim::plan::Lanes;
 use wgpu_optim::rule::{Correction, MAX_SLOTS, Rule, Scalars, Visitor, visit};
 use wgpu_optim::{Chain, Clip, Ema, Scaler};
 
 const LANES: [Lanes; 2] = [Lanes::Quads, Lanes::Words];
-const WORKS: [Work; 6] = [Work::Step, Work::Gated, Work::Accumulate, Work::Measure, Work::Gather, Work::Control];
+const WALKS: [Walk; 2] = [Walk::Tensors { places: true }, Walk::Rows { counted: true }];
+const WORKS: [Work; 8] =
+    [Work::Step, Work::Gated, Work::Accumulate, Work::Measure, Work::Gather, Work::Control, Work::Reset, Work::Remap];
 
 /// Chains that together set every override.
 fn chains() -> [Chain; 2] {
@@ -29,8 +31,8 @@ fn read(path: &str) -> String {
     std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
 }
 
-fn parse<R: Rule>(work: Work, lanes: Lanes) -> naga::Module {
-    let text = kernel::text::<R>(work, lanes);
+fn parse<R: Rule>(work: Work, lanes: Lanes, walk: Walk) -> naga::Module {
+    let text = kernel::text_of::<R>(work, lanes, walk);
     naga::front::wgsl::parse_str(&text).unwrap_or_else(|error| panic!("{}", error.emit_to_string(&text)))
 }
 
@@ -110,7 +112,7 @@ struct SameScalars;
 impl Visitor for SameScalars {
     fn rule<R: Rule>(&mut self) {
         let fields = <R::Hyper<f32> as Scalars<f32>>::FIELDS;
-        let module = parse::<R>(Work::Step, Lanes::Quads);
+        let module = parse::<R>(Work::Step, Lanes::Quads, WALKS[0]);
         let mut layouter = Layouter::default();
         layouter.update(module.to_ctx()).unwrap();
         let hyper = module.types.iter().find(|(_, ty)| ty.name.as_deref() == Some("Hyper")).unwrap();
@@ -139,19 +141,21 @@ struct Conventions;
 impl Visitor for Conventions {
     fn rule<R: Rule>(&mut self) {
         assert!(R::SLOTS.len() <= MAX_SLOTS);
-        for (work, lanes) in WORKS.into_iter().flat_map(|work| LANES.map(|lanes| (work, lanes))) {
-            let module = parse::<R>(work, lanes);
-            check_bindings(work, &module);
-            check_overrides::<R>(work, &module);
+        let by_lanes = WORKS.into_iter().flat_map(|work| LANES.map(|lanes| (work, lanes)));
+        for ((work, lanes), walk) in by_lanes.flat_map(|kernel| WALKS.map(|walk| (kernel, walk))) {
+            let module = parse::<R>(work, lanes, walk);
+            check_bindings(work, walk, &module);
+            check_overrides::<R>(work, walk, &module);
             let mut validator = Validator::new(ValidationFlags::all(), Capabilities::default());
-            validator.validate(&module).unwrap_or_else(|error| panic!("{} {work:?} {lanes:?}: {error:?}", R::NAME));
+            let valid = validator.validate(&module);
+            valid.unwrap_or_else(|error| panic!("{} {work:?} {lanes:?} {walk:?}: {error:?}", R::NAME));
             let entries: Vec<&str> = module.entry_points.iter().map(|entry| entry.name.as_str()).collect();
             assert_eq!(entries, [work.entry()]);
         }
     }
 }
 
-fn check_bindings(work: Work, module: &naga::Module) {
+fn check_bindings(work: Work, walk: Walk, module: &naga::Module) {
     let mut found = BTreeSet::new();
     for (_, variable) in module.global_variables.iter() {
         let Some(binding) = variable.binding.as_ref() else { continue };
@@ -163,17 +167,25 @@ fn check_bindings(work: Work, module: &naga::Module) {
         };
         found.insert((binding.group, binding.binding, variable.name.clone().unwrap(), kind));
     }
-    let tensors = [
+    let mut tensors = vec![
         (0, 0, "params", "written"),
         (0, 1, "grads", "written"),
         (0, 2, "state", "written"),
-        (0, 3, "places", "read"),
         (0, 4, "run", "uniform"),
     ];
+    match walk {
+        Walk::Tensors { .. } => tensors.push((0, 3, "places", "read")),
+        Walk::Rows { .. } => tensors.extend([(0, 3, "list", "read"), (0, 5, "counts", "read")]),
+    }
     let (walks, own): (bool, &[(u32, u32, &str, &str)]) = match work {
         Work::Step | Work::Gated => (true, &[(1, 0, "scalars", "uniform")]),
         Work::Accumulate => (true, &[(1, 0, "share", "uniform")]),
         Work::Measure => (true, &[(1, 0, "partials", "written"), (1, 1, "job", "uniform")]),
+        Work::Reset => (true, &[(1, 0, "start", "uniform")]),
+        Work::Remap => (
+            false,
+            &[(0, 0, "sources", "read"), (0, 1, "targets", "written"), (0, 2, "map", "read"), (0, 3, "job", "uniform")],
+        ),
         Work::Gather => (false, &[(0, 0, "partials", "read"), (0, 1, "scopes", "read"), (0, 2, "sums", "written")]),
         Work::Control => (
             false,
@@ -190,17 +202,17 @@ fn check_bindings(work: Work, module: &naga::Module) {
     };
     let expected = tensors.iter().filter(|_| walks).chain(own);
     let expected = expected.map(|&(group, binding, name, kind)| (group, binding, name.to_string(), kind));
-    assert_eq!(found, expected.collect(), "{work:?}");
+    assert_eq!(found, expected.collect(), "{work:?} {walk:?}");
 }
 
 /// The overrides that the host sets for any settings are those that the shader has.
-fn check_overrides<R: Rule>(work: Work, module: &naga::Module) {
+fn check_overrides<R: Rule>(work: Work, walk: Walk, module: &naga::Module) {
     let has = |(_, constant): (_, &naga::Override)| constant.name.clone().unwrap();
     let shader: BTreeSet<String> = module.overrides.iter().map(has).collect();
     let mut host = BTreeSet::new();
     for (case, settings) in R::cases() {
         for chain in chains() {
-            let set = kernel::overrides(work, &settings, &chain, true);
+            let set = kernel::overrides_of(work, &settings, &chain, walk);
             let set: BTreeSet<String> = set.into_iter().map(|(name, _)| name).collect();
             assert!(set.is_subset(&shader), "{} {work:?} {case} sets {set:?}, the shader has {shader:?}", R::NAME);
             host.extend(set);
@@ -227,6 +239,15 @@ fn quads_and_words_offer_the_same_functions() {
     let quads = functions("shaders/quads.wgsl");
     assert!(!quads.is_empty());
     assert_eq!(quads, functions("shaders/words.wgsl"));
+}
+
+#[test]
+fn walks_offer_the_same_functions() {
+    let functions = |path: &str| -> Vec<String> {
+        read(path).lines().filter(|line| line.starts_with("fn ")).map(String::from).collect()
+    };
+    let (all, rows) = (functions("shaders/walk.wgsl"), functions("shaders/rows.wgsl"));
+    assert!(!all.is_empty() && all.iter().all(|function| rows.contains(function)), "{all:?} {rows:?}");
 }
 
 #[test]

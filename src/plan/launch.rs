@@ -31,7 +31,7 @@ pub struct Place {
 }
 
 impl Place {
-    fn piece(&self, piece: &Piece) -> Self {
+    pub(super) fn piece(&self, piece: &Piece) -> Self {
         let start = piece.start * ELEMENT;
         let span = Span { buffer: self.span.buffer, offset: self.span.offset + start, size: piece.len * ELEMENT };
         Self { span, room: self.room - start }

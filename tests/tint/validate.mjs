@@ -22,15 +22,20 @@ const shaders = (folder) => readdirSync(join(root, folder)).filter((name) => nam
 
 // A kernel is whole files laid end to end, in the order of `kernel::text`; in the example, one file.
 function compositions() {
-    const walk = 'shaders/walk.wgsl';
+    const walks = ['shaders/walk.wgsl', 'shaders/rows.wgsl'];
     const chain = (name) => `shaders/chain/${name}.wgsl`;
     const rules = shaders('shaders/rule').map((name) => `shaders/rule/${name}`);
     const around = ['shaders/open.wgsl', chain('gated')];
+    const walked = (...own) => walks.flatMap((walk) => LANES.map((lanes) => [walk, ...own, lanes]));
     const steps = rules.flatMap((rule) =>
-        LANES.flatMap((lanes) => around.map((around) => [walk, 'shaders/step.wgsl', around, lanes, rule])),
+        around.flatMap((around) => walked('shaders/step.wgsl', around).map((kernel) => [...kernel, rule])),
     );
-    const walks = [[chain('accumulate')], [chain('norm'), chain('measure')]];
-    const others = walks.flatMap((own) => LANES.map((lanes) => [walk, ...own, lanes]));
+    const others = [
+        ...walked(chain('accumulate')),
+        ...walked(chain('norm'), chain('measure')),
+        ...walked('shaders/reset.wgsl'),
+        ['shaders/remap.wgsl'],
+    ];
     const example = shaders('examples/train_digits').map((name) => [`examples/train_digits/${name}`]);
     return [...steps, ...others, [chain('norm'), chain('gather')], [chain('control')], ...example];
 }
