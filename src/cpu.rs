@@ -92,7 +92,9 @@ impl<R: Rule, T: Real> Optimizer<R, T> {
     /// [`Error::Setting`], [`Error::Chain`] for what would need other state.
     pub fn retune_chain(&mut self, chain: Chain) -> Result<(), Error> {
         check_chain(&chain)?;
-        self.roster.retune_chain(chain)
+        self.roster.retune_chain(chain)?;
+        self.control = self.control.within(self.roster.chain());
+        Ok(())
     }
 
     /// The scaler's memory, and how many steps were skipped.
@@ -101,8 +103,13 @@ impl<R: Rule, T: Real> Optimizer<R, T> {
     }
 
     /// Puts the scaler's memory back to what [`control`](Self::control) said.
-    pub fn set_control(&mut self, control: Control) {
+    ///
+    /// # Errors
+    /// As [`Control::check`]; the memory is what it was then.
+    pub fn set_control(&mut self, control: Control) -> Result<(), Error> {
+        control.check(self.chain())?;
         self.control = control;
+        Ok(())
     }
 
     /// Adds a group; the number of the first is 0.
@@ -133,7 +140,8 @@ impl<R: Rule, T: Real> Optimizer<R, T> {
     /// in which they were added. Where the chain accumulates, the step takes what was summed up, and `grads` is empty.
     ///
     /// # Errors
-    /// [`Error::Tensors`] or [`Error::Length`], before anything has changed.
+    /// [`Error::Tensors`], [`Error::Length`], or [`Error::Accumulated`] for gradients that would be left out, before
+    /// anything has changed.
     pub fn step(&mut self, params: &mut [&mut [T]], grads: &[&[T]]) -> Result<(), Error> {
         self.check_step(params, grads)?;
         let measure = |norm: Norm, g: &[T]| Measure::of(g, norm);
@@ -236,8 +244,9 @@ impl<R: Rule, T: Real> Optimizer<R, T> {
 
     pub(crate) fn check_step(&self, params: &[&mut [T]], grads: &[&[T]]) -> Result<(), Error> {
         self.check_lengths("parameters", params.iter().map(|params| params.len()))?;
-        if self.chain().accumulate && grads.is_empty() {
-            return Ok(());
+        if self.chain().accumulate {
+            let found = grads.len() as u64;
+            return if found > 0 { Err(Error::Accumulated { found }) } else { Ok(()) };
         }
         self.check_lengths("gradients", grads.iter().map(|grads| grads.len()))
     }
