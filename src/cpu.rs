@@ -13,6 +13,7 @@ use crate::pages::Pages;
 use crate::roster::{self, Member, Roster, SKIP};
 use crate::rule::{MAX_SLOTS, Rule, cast, kept_slots};
 use crate::schedule::Schedule;
+use crate::watch::{self, Update};
 use crate::wgsl::Real;
 
 /// Steps one tensor: `params` and the kept `slots` in place, from `grads`.
@@ -58,6 +59,9 @@ pub struct Optimizer<R: Rule, T: Real> {
     pub(crate) roster: Roster<R>,
     pub(crate) state: State<T>,
     control: Control,
+    pub(crate) watched: bool,
+    /// That of the last step, where it was watched.
+    pub(crate) update: Option<Update>,
 }
 
 impl<R: Rule, T: Real> Optimizer<R, T> {
@@ -78,7 +82,7 @@ impl<R: Rule, T: Real> Optimizer<R, T> {
     pub fn with_chain(chain: Chain) -> Result<Self, Error> {
         check_chain(&chain)?;
         let control = Control::new(&chain);
-        Ok(Self { roster: Roster::new(chain), state: State::default(), control })
+        Ok(Self { roster: Roster::new(chain), state: State::default(), control, watched: false, update: None })
     }
 
     /// The chain.
@@ -110,6 +114,22 @@ impl<R: Rule, T: Real> Optimizer<R, T> {
         control.check(self.chain())?;
         self.control = control;
         Ok(())
+    }
+
+    /// From now on, has each step measure what it moves parameters by, or no longer. Cost: a copy of the parameters, and
+    /// another reading of both.
+    pub fn watch_updates(&mut self, watched: bool) {
+        (self.watched, self.update) = (watched, None);
+    }
+
+    /// What the last step moved parameters by, where that is watched: zeros where it was skipped, or all tensors are frozen.
+    pub fn update(&self) -> Option<Update> {
+        self.update
+    }
+
+    /// The parameters before a step, where they are to be compared.
+    pub(crate) fn before(&self, params: &[&mut [T]]) -> Option<Vec<Vec<T>>> {
+        self.watched.then(|| params.iter().map(|params| params.to_vec()).collect())
     }
 
     /// Adds a group; the number of the first is 0.
@@ -144,6 +164,7 @@ impl<R: Rule, T: Real> Optimizer<R, T> {
     /// anything has changed.
     pub fn step(&mut self, params: &mut [&mut [T]], grads: &[&[T]]) -> Result<(), Error> {
         self.check_step(params, grads)?;
+        let before = self.before(params);
         let measure = |norm: Norm, g: &[T]| Measure::of(g, norm);
         let Some(Next { hypers, gates, on }) = self.next(grads, measure)? else { return Ok(()) };
         for (tensor, (p, mut slots)) in params.iter_mut().zip(self.state.slices()).enumerate() {
@@ -161,6 +182,7 @@ impl<R: Rule, T: Real> Optimizer<R, T> {
             }
         }
         self.roster.advance();
+        self.update = before.map(|before| watch::update(&before, params));
         Ok(())
     }
 
@@ -192,6 +214,7 @@ impl<R: Rule, T: Real> Optimizer<R, T> {
         measure: impl Fn(Norm, &[T]) -> Measure,
     ) -> Result<Option<Next<R, T>>, Error> {
         self.roster.tune()?;
+        self.update = self.watched.then(Update::default);
         if self.roster.classes().next().is_none() {
             return Ok(None);
         }

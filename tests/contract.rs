@@ -11,7 +11,16 @@ use wgpu_optim::rule::{Correction, MAX_SLOTS, Rule, Scalars, Visitor, visit};
 use wgpu_optim::{Chain, Clip, Ema, Scaler};
 
 const LANES: [Lanes; 2] = [Lanes::Quads, Lanes::Words];
-const WORKS: [Work; 6] = [Work::Step, Work::Gated, Work::Accumulate, Work::Measure, Work::Gather, Work::Control];
+const WORKS: [Work; 8] = [
+    Work::Step,
+    Work::Gated,
+    Work::Watched,
+    Work::Accumulate,
+    Work::Measure,
+    Work::Gather,
+    Work::GatherUpdates,
+    Work::Control,
+];
 
 /// Chains that together set every override.
 fn chains() -> [Chain; 2] {
@@ -172,9 +181,14 @@ fn check_bindings(work: Work, module: &naga::Module) {
     ];
     let (walks, own): (bool, &[(u32, u32, &str, &str)]) = match work {
         Work::Step | Work::Gated => (true, &[(1, 0, "scalars", "uniform")]),
+        Work::Watched => {
+            (true, &[(1, 0, "scalars", "uniform"), (2, 0, "partials", "written"), (2, 1, "job", "uniform")])
+        }
         Work::Accumulate => (true, &[(1, 0, "share", "uniform")]),
         Work::Measure => (true, &[(1, 0, "partials", "written"), (1, 1, "job", "uniform")]),
-        Work::Gather => (false, &[(0, 0, "partials", "read"), (0, 1, "scopes", "read"), (0, 2, "sums", "written")]),
+        Work::Gather | Work::GatherUpdates => {
+            (false, &[(0, 0, "partials", "read"), (0, 1, "scopes", "read"), (0, 2, "sums", "written")])
+        }
         Work::Control => (
             false,
             &[
@@ -207,7 +221,7 @@ fn check_overrides<R: Rule>(work: Work, module: &naga::Module) {
         }
     }
     assert_eq!(host, shader, "{} {work:?}: overrides that no case sets", R::NAME);
-    if !matches!(work, Work::Step | Work::Gated) {
+    if !matches!(work, Work::Step | Work::Gated | Work::Watched) {
         return;
     }
     let planes = R::SLOTS.iter().map(|slot| format!("PLANE_{}", slot.to_uppercase()));

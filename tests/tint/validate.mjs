@@ -29,10 +29,13 @@ function compositions() {
     const steps = rules.flatMap((rule) =>
         LANES.flatMap((lanes) => around.map((around) => [walk, 'shaders/step.wgsl', around, lanes, rule])),
     );
-    const walks = [[chain('accumulate')], [chain('norm'), chain('measure')]];
+    const watched = ['gated', 'norm', 'moves', 'weigh', 'watched'].map(chain);
+    const watching = rules.flatMap((rule) => LANES.map((lanes) => [walk, ...watched, lanes, rule]));
+    const walks = [[chain('accumulate')], ['norm', 'sums', 'weigh', 'measure'].map(chain)];
     const others = walks.flatMap((own) => LANES.map((lanes) => [walk, ...own, lanes]));
     const example = shaders('examples/train_digits').map((name) => [`examples/train_digits/${name}`]);
-    return [...steps, ...others, [chain('norm'), chain('gather')], [chain('control')], ...example];
+    const gathers = ['sums', 'moves'].map((parts) => ['norm', parts, 'gather'].map(chain));
+    return [...steps, ...watching, ...others, ...gathers, [chain('control')], ...example];
 }
 
 function read(path) {
