@@ -137,7 +137,7 @@ fn under_a_scaler_a_clip_may_change_its_kind() {
     assert!(bench.world() == expected.world());
 }
 
-fn noop(limits: wgpu::Limits) -> Gpu {
+pub fn noop(limits: wgpu::Limits) -> Gpu {
     let instance = wgpu::Instance::new(wgpu::InstanceDescriptor {
         backends: wgpu::Backends::NOOP,
         backend_options: wgpu::BackendOptions { noop: wgpu::NoopBackendOptions::enabled(), ..Default::default() },
