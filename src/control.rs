@@ -5,15 +5,13 @@
 
 use crate::Error;
 use crate::kernel::{Work, guarded};
+use crate::memory::FEWEST;
 use crate::plan::Lanes;
 use crate::record::{Launches, Parts, ROW, Step, bind, binding, check_size, constant, filled, scalars_size, unmapped};
 use crate::roster::{Roster, SKIP};
 use crate::rule::{Correction, Rule, Scalars, cast, corrections_by_field, log_beta};
 use crate::tensor::BufferRange;
 use crate::watch::REPORT;
-
-/// Tensors that there is room for, at least, so that adding some needs no larger buffer.
-const FEWEST: usize = 64;
 
 /// What outlives steps, plans and classes.
 #[derive(Debug)]
