@@ -127,9 +127,11 @@ impl<R: Rule, T: Real> Optimizer<R, T> {
         self.update
     }
 
-    /// The parameters before a step, where they are to be compared.
+    /// The parameters before a step, where they are to be compared; nothing of what is not stepped, which may be NaN.
     pub(crate) fn before(&self, params: &[&mut [T]]) -> Option<Vec<Vec<T>>> {
-        self.watched.then(|| params.iter().map(|params| params.to_vec()).collect())
+        let own = params.iter().zip(self.roster.class_of());
+        let before = own.map(|(params, &class)| if class == SKIP { Vec::new() } else { params.to_vec() });
+        self.watched.then(|| before.collect())
     }
 
     /// Adds a group; the number of the first is 0.

@@ -366,6 +366,29 @@ fn updates_need_no_more_than_the_defaults_and_say_what_they_need() {
     bench.optimizer.step_blocking(&gpu.device, &gpu.queue).unwrap();
 }
 
+/// What is not stepped is not moved, whatever lies there.
+#[test]
+fn a_frozen_tensor_of_no_numbers_is_no_update() {
+    let specs: [Spec; 2] = [(0, 0, 9), (0, 0, 6)];
+    let mut twin = twin(&Chain::default(), &[Shown::GRADIENT], &specs);
+    twin.watch_updates(true);
+    twin.freeze(["t0"]).unwrap();
+    let grads = [vec![1.0; 9], vec![0.5; 6]];
+    twin.step(&mut [&mut [f32::NAN; 9], &mut [1.0; 6]], &[&grads[0], &grads[1]]).unwrap();
+    let expected = Update { norm: (6.0f64 * 0.25).sqrt(), largest: 0.5 };
+    assert_eq!(twin.update(), Some(expected));
+    let Some(gpu) = support::gpu() else { return };
+    let mut bench = Bench::new(&gpu, &Chain::default(), &[Shown::GRADIENT], &specs);
+    let frozen = bench.optimizer.tensors()[0].params().offset();
+    gpu.queue.write_buffer(&bench.params, frozen, &[0xff; 36]);
+    bench.optimizer.watch(&gpu.device, UPDATES).unwrap();
+    bench.optimizer.freeze(["t0"]).unwrap();
+    assert!(bench.params_of(0).iter().all(|p| p.is_nan()) && bench.params_of(1).iter().all(|p| p.is_finite()));
+    bench.step(&grads);
+    let [told] = told(&gpu, &mut bench.optimizer, 1).try_into().unwrap();
+    close(&told, expected, 1e-6, "frozen");
+}
+
 /// A step of nothing moves nothing.
 #[test]
 fn a_step_that_is_skipped_or_frozen_out_moves_nothing() {
