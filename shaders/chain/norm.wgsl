@@ -1,8 +1,8 @@
 // Sums of squares that neither overflow nor vanish, and the largest magnitude.
 //
 // Squares of gradients from 1e-20 to 1e19 do not fit one f32, so there are three sums: of the small ones scaled up, of
-// those between, and of the large ones scaled down, all by powers of two. The fourth number is
-// that of sums.wgsl or moves.wgsl: how many are not finite, or the largest magnitude.
+// those between, and of the large ones scaled down, all by powers of two. The fourth number is that of sums.wgsl, how
+// many are not finite, or of moves.wgsl, the largest magnitude.
 
 const LOW = 0x1p-40f;
 const HIGH = 0x1p+40f;

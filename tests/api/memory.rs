@@ -101,12 +101,11 @@ fn small() -> wgpu::Limits {
 
 fn chains() -> [Chain; 4] {
     let ema = Some(Ema::KERAS);
-    let clip = |clip: Clip| Some(clip);
     [
         Chain { ema: ema.clone(), accumulate: true, ..Chain::default() },
-        Chain { clip: clip(Clip::tensor_norm(1.0)), ema, ..Chain::default() },
-        Chain { clip: clip(Clip::group_norm(1.0)), scaler: Some(Scaler::PYTORCH), ..Chain::default() },
-        Chain { scaler: Some(Scaler::PYTORCH), clip: clip(Clip::value(1.0)), accumulate: true, ..Chain::default() },
+        Chain { clip: Some(Clip::tensor_norm(1.0)), ema, ..Chain::default() },
+        Chain { clip: Some(Clip::group_norm(1.0)), scaler: Some(Scaler::PYTORCH), ..Chain::default() },
+        Chain { scaler: Some(Scaler::PYTORCH), clip: Some(Clip::value(1.0)), accumulate: true, ..Chain::default() },
     ]
 }
 

@@ -47,13 +47,12 @@ fn chains() -> Vec<Chain> {
     let none = Chain::default();
     let ema = Some(Ema { decay: 0.9, overwrite_every: 2 });
     let clamp = Some(Clamp { min: 0.1, max: 0.4 });
-    let clip = |clip: Clip| Some(clip);
     vec![
         none.clone(),
-        Chain { clip: clip(Clip::value(0.1)), ..none.clone() },
+        Chain { clip: Some(Clip::value(0.1)), ..none.clone() },
         Chain { clamp, ema: ema.clone(), ..none.clone() },
-        Chain { clip: clip(Clip::global_norm(0.5)), ..none.clone() },
-        Chain { clip: clip(Clip::tensor_norm(0.5)), zero_grads: true, ..none.clone() },
+        Chain { clip: Some(Clip::global_norm(0.5)), ..none.clone() },
+        Chain { clip: Some(Clip::tensor_norm(0.5)), zero_grads: true, ..none.clone() },
         Chain { scaler: Some(scaler()), ema, ..none },
     ]
 }
@@ -77,7 +76,7 @@ fn watches<R: Rule>(gpu: &Gpu, chain: &Chain, groups: &[R], specs: &[Spec]) {
         let what = format!("{} {chain:?}, step {step}", R::NAME);
         let [told] = told.as_slice() else { panic!("{what}: {told:?}") };
         assert_eq!((told.number, told.skipped), (step, skipped), "{what}");
-        assert_eq!(told.grad_norm.is_some(), chain.scaler.is_some() || bench_measures(chain), "{what}");
+        assert_eq!(told.grad_norm.is_some(), chain.scaler.is_some() || measures(chain), "{what}");
         let expected = between(&before, &params(&bench));
         assert_eq!(expected == Update::default(), skipped, "{what}");
         close(told, expected, 1e-6, &what);
@@ -86,7 +85,7 @@ fn watches<R: Rule>(gpu: &Gpu, chain: &Chain, groups: &[R], specs: &[Spec]) {
     assert!(bench.world() == plain.world(), "{} {chain:?}: watching left a trace", R::NAME);
 }
 
-fn bench_measures(chain: &Chain) -> bool {
+fn measures(chain: &Chain) -> bool {
     chain.clip.as_ref().is_some_and(|clip| clip.over != wgpu_optim::Over::Value)
 }
 
