@@ -5,16 +5,13 @@
 
 use crate::Error;
 use crate::kernel::{Walk, Work, guarded};
+use crate::memory::FEWEST;
 use crate::plan::Lanes;
 use crate::record::{Parts, ROW, Step, bind, binding, check_size, constant, filled, scalars_size, unmapped};
 use crate::roster::{Roster, SKIP};
 use crate::rule::{Correction, Rule, Scalars, cast, corrections_by_field, log_beta};
 use crate::tensor::BufferRange;
-
-/// Bytes of `struct Report`.
-pub(crate) const REPORT: u64 = 32;
-/// Tensors that there is room for, at least, so that adding some needs no larger buffer.
-const FEWEST: usize = 64;
+use crate::watch::REPORT;
 
 /// What outlives steps, plans and classes.
 #[derive(Debug)]
@@ -111,7 +108,7 @@ fn counts(device: &wgpu::Device, tensors: usize) -> Result<wgpu::Buffer, Error> 
 }
 
 /// A buffer of zeros.
-fn storage(device: &wgpu::Device, label: &str, size: u64) -> wgpu::Buffer {
+pub(crate) fn storage(device: &wgpu::Device, label: &str, size: u64) -> wgpu::Buffer {
     let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
     device.create_buffer(&wgpu::BufferDescriptor { label: Some(label), size, usage, mapped_at_creation: false })
 }
@@ -239,14 +236,14 @@ fn measured<R: Rule>(parts: &Parts<'_>, steps: &[Step], roster: &Roster<R>) -> R
 }
 
 /// Refuses what no binding of the device can hold.
-fn check_binding(parts: &Parts<'_>, needed: u64) -> Result<(), Error> {
+pub(crate) fn check_binding(parts: &Parts<'_>, needed: u64) -> Result<(), Error> {
     let available = parts.limits.binding;
     let limit = "max_storage_buffer_binding_size";
     if needed > available { Err(Error::Limits { limit, needed, available }) } else { Ok(()) }
 }
 
 /// A row of a uniform buffer.
-fn row<const N: usize>(words: [u32; N]) -> [u32; ROW / 4] {
+pub(crate) fn row<const N: usize>(words: [u32; N]) -> [u32; ROW / 4] {
     let mut row = [0; ROW / 4];
     row[..N].copy_from_slice(&words);
     row

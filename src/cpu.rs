@@ -17,6 +17,7 @@ use crate::pages::Pages;
 use crate::roster::{self, Member, Roster, SKIP};
 use crate::rule::{MAX_SLOTS, Rule, cast, kept_slots};
 use crate::schedule::Schedule;
+use crate::watch::{self, Update};
 use crate::wgsl::Real;
 
 pub use remap::{Remap, remap_rows};
@@ -66,6 +67,9 @@ pub struct Optimizer<R: Rule, T: Real> {
     pub(crate) roster: Roster<R>,
     pub(crate) state: State<T>,
     control: Control,
+    pub(crate) watched: bool,
+    /// That of the last step, where it was watched.
+    pub(crate) update: Option<Update>,
 }
 
 impl<R: Rule, T: Real> Optimizer<R, T> {
@@ -86,7 +90,7 @@ impl<R: Rule, T: Real> Optimizer<R, T> {
     pub fn with_chain(chain: Chain) -> Result<Self, Error> {
         check_chain(&chain)?;
         let control = Control::new(&chain);
-        Ok(Self { roster: Roster::new(chain), state: State::default(), control })
+        Ok(Self { roster: Roster::new(chain), state: State::default(), control, watched: false, update: None })
     }
 
     /// The chain.
@@ -100,7 +104,9 @@ impl<R: Rule, T: Real> Optimizer<R, T> {
     /// [`Error::Setting`], [`Error::Chain`] for what would need other state.
     pub fn retune_chain(&mut self, chain: Chain) -> Result<(), Error> {
         check_chain(&chain)?;
-        self.roster.retune_chain(chain)
+        self.roster.retune_chain(chain)?;
+        self.control = self.control.within(self.roster.chain());
+        Ok(())
     }
 
     /// The scaler's memory, and how many steps were skipped.
@@ -109,8 +115,31 @@ impl<R: Rule, T: Real> Optimizer<R, T> {
     }
 
     /// Puts the scaler's memory back to what [`control`](Self::control) said.
-    pub fn set_control(&mut self, control: Control) {
+    ///
+    /// # Errors
+    /// As [`Control::check`]; the memory is what it was then.
+    pub fn set_control(&mut self, control: Control) -> Result<(), Error> {
+        control.check(self.chain())?;
         self.control = control;
+        Ok(())
+    }
+
+    /// From now on, has each step measure what it moves parameters by, or no longer. Cost: a copy of the parameters, and
+    /// another reading of both.
+    pub fn watch_updates(&mut self, watched: bool) {
+        (self.watched, self.update) = (watched, None);
+    }
+
+    /// What the last step moved parameters by, where that is watched: zeros where it was skipped, or all tensors are frozen.
+    pub fn update(&self) -> Option<Update> {
+        self.update
+    }
+
+    /// The parameters before a step, where they are to be compared; nothing of what is not stepped, which may be NaN.
+    pub(crate) fn before(&self, params: &[&mut [T]]) -> Option<Vec<Vec<T>>> {
+        let own = params.iter().zip(self.roster.class_of());
+        let before = own.map(|(params, &class)| if class == SKIP { Vec::new() } else { params.to_vec() });
+        self.watched.then(|| before.collect())
     }
 
     /// Adds a group; the number of the first is 0.
@@ -141,7 +170,8 @@ impl<R: Rule, T: Real> Optimizer<R, T> {
     /// in which they were added. Where the chain accumulates, the step takes what was summed up, and `grads` is empty.
     ///
     /// # Errors
-    /// [`Error::Tensors`] or [`Error::Length`], before anything has changed.
+    /// [`Error::Tensors`], [`Error::Length`], or [`Error::Accumulated`] for gradients that would be left out, before
+    /// anything has changed.
     pub fn step(&mut self, params: &mut [&mut [T]], grads: &[&[T]]) -> Result<(), Error> {
         self.step_listed(params, grads, &Listed::default())
     }
@@ -149,6 +179,7 @@ impl<R: Rule, T: Real> Optimizer<R, T> {
     /// A step, of some tensors in some rows only.
     fn step_listed(&mut self, params: &mut [&mut [T]], grads: &[&[T]], listed: &Listed) -> Result<(), Error> {
         self.check_step(params, grads)?;
+        let before = self.before(params);
         let measure = |norm: Norm, g: &[T]| Measure::of(g, norm);
         let Some(Next { hypers, gates, on }) = self.next(grads, listed, measure)? else { return Ok(()) };
         for (tensor, (p, mut slots)) in params.iter_mut().zip(self.state.slices()).enumerate() {
@@ -169,6 +200,7 @@ impl<R: Rule, T: Real> Optimizer<R, T> {
             }
         }
         self.roster.advance();
+        self.update = before.map(|before| watch::update(&before, params));
         Ok(())
     }
 
@@ -208,6 +240,7 @@ impl<R: Rule, T: Real> Optimizer<R, T> {
         measure: impl Fn(Norm, &[T]) -> Measure,
     ) -> Result<Option<Next<R, T>>, Error> {
         self.roster.tune()?;
+        self.update = self.watched.then(Update::default);
         if self.roster.classes().next().is_none() {
             return Ok(None);
         }
@@ -266,8 +299,9 @@ impl<R: Rule, T: Real> Optimizer<R, T> {
 
     pub(crate) fn check_step(&self, params: &[&mut [T]], grads: &[&[T]]) -> Result<(), Error> {
         self.check_lengths("parameters", params.iter().map(|params| params.len()))?;
-        if self.chain().accumulate && grads.is_empty() {
-            return Ok(());
+        if self.chain().accumulate {
+            let found = grads.len() as u64;
+            return if found > 0 { Err(Error::Accumulated { found }) } else { Ok(()) };
         }
         self.check_lengths("gradients", grads.iter().map(|grads| grads.len()))
     }

@@ -36,6 +36,13 @@ pub enum Error {
     #[error("{found} slices of {what} were given for {expected} tensors")]
     Tensors { what: &'static str, found: u64, expected: u64 },
 
+    /// A step that takes what was summed up was given gradients besides.
+    #[error(
+        "{found} gradients were given to a step that takes what was accumulated; give them to `accumulate`, and the \
+         step none"
+    )]
+    Accumulated { found: u64 },
+
     /// The bytes of a transfer are more or fewer than its range.
     #[error("{found} bytes were given for a range of {expected} bytes")]
     Bytes { found: u64, expected: u64 },

@@ -17,12 +17,16 @@ pub enum Work {
     Step,
     /// Steps, with the chain around the rule.
     Gated,
+    /// Steps as `Gated` does, and takes each workgroup's part of the update.
+    Watched,
     /// Adds gradients to their sums.
     Accumulate,
     /// Takes each workgroup's part of a norm.
     Measure,
     /// Makes the parts of each scope one.
     Gather,
+    /// Makes the parts of an update one.
+    GatherUpdates,
     /// Decides about a step.
     Control,
     /// Puts state back to where it starts.
@@ -67,10 +71,10 @@ impl Work {
     /// The entry point, and a part of labels.
     pub fn entry(self) -> &'static str {
         match self {
-            Work::Step | Work::Gated => "step",
+            Work::Step | Work::Gated | Work::Watched => "step",
             Work::Accumulate => "accumulate",
             Work::Measure => "measure",
-            Work::Gather => "gather",
+            Work::Gather | Work::GatherUpdates => "gather",
             Work::Control => "control",
             Work::Reset => "reset",
             Work::Remap => "remap",
@@ -80,13 +84,20 @@ impl Work {
     /// Its files, those of the walk, the rule and the lanes apart.
     fn files(self) -> &'static [&'static str] {
         const STEP: &str = include_str!("../shaders/step.wgsl");
+        const GATED: &str = include_str!("../shaders/chain/gated.wgsl");
         const NORM: &str = include_str!("../shaders/chain/norm.wgsl");
+        const SUMS: &str = include_str!("../shaders/chain/sums.wgsl");
+        const MOVES: &str = include_str!("../shaders/chain/moves.wgsl");
+        const WEIGH: &str = include_str!("../shaders/chain/weigh.wgsl");
+        const GATHER: &str = include_str!("../shaders/chain/gather.wgsl");
         match self {
             Work::Step => &[STEP, include_str!("../shaders/open.wgsl")],
-            Work::Gated => &[STEP, include_str!("../shaders/chain/gated.wgsl")],
+            Work::Gated => &[STEP, GATED],
+            Work::Watched => &[GATED, NORM, MOVES, WEIGH, include_str!("../shaders/chain/watched.wgsl")],
             Work::Accumulate => &[include_str!("../shaders/chain/accumulate.wgsl")],
-            Work::Measure => &[NORM, include_str!("../shaders/chain/measure.wgsl")],
-            Work::Gather => &[NORM, include_str!("../shaders/chain/gather.wgsl")],
+            Work::Measure => &[NORM, SUMS, WEIGH, include_str!("../shaders/chain/measure.wgsl")],
+            Work::Gather => &[NORM, SUMS, GATHER],
+            Work::GatherUpdates => &[NORM, MOVES, GATHER],
             Work::Control => &[include_str!("../shaders/chain/control.wgsl")],
             Work::Reset => &[include_str!("../shaders/reset.wgsl")],
             Work::Remap => &[include_str!("../shaders/remap.wgsl")],
@@ -95,7 +106,12 @@ impl Work {
 
     /// Whether it goes over tensors, lane by lane.
     fn walks(self) -> bool {
-        !matches!(self, Work::Gather | Work::Control | Work::Remap)
+        !matches!(self, Work::Gather | Work::GatherUpdates | Work::Control | Work::Remap)
+    }
+
+    /// Whether it runs the rule.
+    fn steps(self) -> bool {
+        matches!(self, Work::Step | Work::Gated | Work::Watched)
     }
 }
 
@@ -117,7 +133,7 @@ pub fn text_of<R: Rule>(work: Work, lanes: Lanes, walk: Walk) -> String {
             Lanes::Words => include_str!("../shaders/words.wgsl"),
         });
     }
-    if matches!(work, Work::Step | Work::Gated) {
+    if work.steps() {
         files.push(R::WGSL);
     }
     files.join("\n")
@@ -144,11 +160,11 @@ pub fn overrides_of<R: Rule>(work: Work, settings: &R, chain: &Chain, walk: Walk
     let (norm, _) = chain.measured();
     let inf = on("HAS_INF", norm == Norm::Inf);
     match work {
-        Work::Step | Work::Gated => {
+        Work::Step | Work::Gated | Work::Watched => {
             let mut all = vec![workgroup, walks];
             all.extend(settings.switches().into_iter().map(|(name, is)| on(name, is)));
             all.extend(own);
-            if work == Work::Gated {
+            if work != Work::Step {
                 all.extend(gate.by_name().map(|(name, is)| on(name, is)));
                 all.extend(chains);
             }
@@ -160,6 +176,7 @@ pub fn overrides_of<R: Rule>(work: Work, settings: &R, chain: &Chain, walk: Walk
             [workgroup, walks, inf, accumulated].into_iter().chain(sums).collect()
         }
         Work::Gather => vec![workgroup, inf],
+        Work::GatherUpdates => vec![workgroup],
         Work::Control => {
             let clips = chain.limit().is_none() && chain.clip.is_some();
             vec![on("HAS_SCALER", chain.scaler.is_some()), on("HAS_CLIP", clips), inf]
@@ -182,10 +199,6 @@ const ROWS_BUFFERS: u64 = 5;
 /// [`Error::Limits`] with the first limit that is too low.
 pub(crate) fn limits_of(device: &wgpu::Device) -> Result<plan::Limits, Error> {
     let limits = device.limits();
-    let require = |limit, available: u64, needed: u64| match available >= needed {
-        true => Ok(()),
-        false => Err(Error::Limits { limit, needed, available }),
-    };
     let buffers = limits.max_storage_buffers_per_shader_stage.into();
     require("max_storage_buffers_per_shader_stage", buffers, STORAGE_BUFFERS.into())?;
     let dynamic = limits.max_dynamic_uniform_buffers_per_pipeline_layout;
@@ -201,6 +214,10 @@ pub(crate) fn limits_of(device: &wgpu::Device) -> Result<plan::Limits, Error> {
     require("max_storage_buffer_binding_size", limits.max_storage_buffer_binding_size, 16 << 10)?;
     require("max_buffer_size", limits.max_buffer_size, 16 << 10)?;
     Ok(plan::Limits::from(&limits))
+}
+
+fn require(limit: &'static str, available: u64, needed: u64) -> Result<(), Error> {
+    if available < needed { Err(Error::Limits { limit, needed, available }) } else { Ok(()) }
 }
 
 impl From<&wgpu::Limits> for plan::Limits {
@@ -349,6 +366,19 @@ impl Kernels {
         Ok(rows.get_or_init(|| made))
     }
 
+    /// What watching updates binds.
+    ///
+    /// # Errors
+    /// [`Error::Limits`] where the device grants fewer buffers or groups than that.
+    pub(crate) fn watching(&self) -> Result<&Decision, Error> {
+        let limits = self.inner.device.limits();
+        let dynamic = limits.max_dynamic_uniform_buffers_per_pipeline_layout;
+        require("max_uniform_buffers_per_shader_stage", limits.max_uniform_buffers_per_shader_stage.into(), 3)?;
+        require("max_dynamic_uniform_buffers_per_pipeline_layout", dynamic.into(), 2)?;
+        require("max_bind_groups", limits.max_bind_groups.into(), 3)?;
+        self.decision()
+    }
+
     /// What a kind of kernel binds.
     fn groups(&self, work: Work, walk: Walk) -> Result<Vec<Option<&wgpu::BindGroupLayout>>, Error> {
         let Inner { tensors, scalars, .. } = &*self.inner;
@@ -358,8 +388,9 @@ impl Kernels {
         };
         Ok(match work {
             Work::Step | Work::Gated | Work::Accumulate | Work::Reset => vec![Some(tensors), Some(scalars)],
+            Work::Watched => vec![Some(tensors), Some(scalars), Some(&self.watching()?.parts)],
             Work::Measure => vec![Some(tensors), Some(&self.decision()?.parts)],
-            Work::Gather => vec![Some(&self.decision()?.gather)],
+            Work::Gather | Work::GatherUpdates => vec![Some(&self.decision()?.gather)],
             Work::Control => vec![Some(&self.decision()?.control)],
             Work::Remap => vec![Some(&self.rows()?.remap)],
         })

@@ -18,6 +18,7 @@ pub mod schedule;
 pub mod chain;
 pub mod format;
 pub mod map;
+pub mod watch;
 mod roster;
 pub mod pages;
 pub mod cpu;
@@ -45,6 +46,8 @@ mod record;
 #[cfg(feature = "gpu")]
 mod control;
 #[cfg(feature = "gpu")]
+mod updates;
+#[cfg(feature = "gpu")]
 mod telemetry;
 #[cfg(feature = "gpu")]
 mod arena;
@@ -67,6 +70,8 @@ pub use memory::{MemoryPlan, memory_plan};
 pub use rule::{Adam, AdamEpsilon, AdamW, AmsgradOver, Decay, RmsProp, RmsPropEpsilon, Rule};
 #[doc(inline)]
 pub use schedule::Schedule;
+#[doc(inline)]
+pub use watch::{Update, Watch};
 #[cfg(feature = "gpu")]
 pub use wgpu;
 #[cfg(feature = "gpu")]

@@ -21,8 +21,9 @@ use crate::record::{self, Buffers, Launches, Parts, Step, bind_scalars};
 use crate::roster::{Member, Roster};
 use crate::rule::{Rule, variant};
 use crate::state::State;
-use crate::telemetry::Ring;
+use crate::telemetry::{Recorded, Ring};
 use crate::tensor::{BufferRange, Tensor, check_overlaps};
+use crate::updates::Updates;
 
 /// Tensors that share settings.
 #[derive(Clone, Debug)]
@@ -56,6 +57,9 @@ pub struct Optimizer<R: Rule> {
     classified: bool,
     /// Where steps are decided about on the device.
     decided: Option<Decided>,
+    /// Where updates are watched.
+    updates: Option<Updates>,
+    ring: Ring,
 }
 
 /// What a decision on the device needs.
@@ -65,7 +69,6 @@ struct Decided {
     control: Option<Control>,
     /// Step counts that tensors are to have, which the next step tells the device.
     sets: Vec<Set>,
-    ring: Ring,
 }
 
 /// A step that is about to be recorded.
@@ -75,6 +78,8 @@ struct Ready {
     scalars: wgpu::BindGroup,
     /// What is dispatched in the place of the launches, where rows are listed.
     instead: Option<Instead>,
+    /// Whether it takes what parameters move by.
+    watched: bool,
 }
 
 /// The dispatches of one step, and the decision about them.
@@ -141,11 +146,13 @@ impl<R: Rule> Optimizer<R> {
             launches: Launches::default(),
             classified: false,
             decided: None,
+            updates: None,
+            ring: Ring::default(),
         };
         if optimizer.roster.chain().measures() {
             kernels.decision()?;
             let memory = Memory::new(device, &optimizer.roster)?;
-            optimizer.decided = Some(Decided { memory, control: None, sets: Vec::new(), ring: Ring::default() });
+            optimizer.decided = Some(Decided { memory, control: None, sets: Vec::new() });
         }
         optimizer.extend(device, groups.into_iter().collect(), None)?;
         Ok(optimizer)
@@ -169,7 +176,7 @@ impl<R: Rule> Optimizer<R> {
     /// another device than the optimizer's. No step is counted then. wgpu cannot tell devices of two `Instance`s
     /// apart, and panics on such a mix.
     pub fn record(&mut self, device: &wgpu::Device, encoder: &mut wgpu::CommandEncoder) -> Result<(), Error> {
-        let Some(ready) = self.next(device)? else { return Ok(()) };
+        let Some(ready) = self.next(device, self.updates.is_some())? else { return Ok(()) };
         self.pass(encoder, &ready);
         self.advance();
         Ok(())
@@ -182,9 +189,10 @@ impl<R: Rule> Optimizer<R> {
         let label = format!("wgpu-optim {} step", R::NAME);
         let descriptor = wgpu::ComputePassDescriptor { label: Some(&label), timestamp_writes: None };
         self.dispatch(&mut encoder.begin_compute_pass(&descriptor), ready);
-        if let Some(Decided { memory, ring, .. }) = &mut self.decided {
-            ring.follow(encoder, &memory.report);
-        }
+        let report = self.decided.as_ref().map(|decided| &decided.memory.report);
+        let moved = self.updates.as_ref().filter(|_| ready.watched).and_then(Updates::sums);
+        let recorded = Recorded { number: self.roster.recorded(), lr: self.roster.lr() };
+        self.ring.follow(encoder, recorded, [report, moved]);
     }
 
     fn dispatch(&self, pass: &mut wgpu::ComputePass<'_>, ready: &Ready) {
@@ -196,7 +204,10 @@ impl<R: Rule> Optimizer<R> {
         if let (Some(control), Some(orders)) = (control, &ready.orders) {
             control.dispatch(pass, orders);
         }
-        record::dispatch(steps, pass, &ready.scalars);
+        match self.updates.as_ref().filter(|_| ready.watched) {
+            Some(updates) => updates.dispatch(pass, &ready.scalars),
+            None => record::dispatch(steps, pass, &ready.scalars),
+        }
     }
 
     fn advance(&mut self) {
@@ -221,7 +232,7 @@ impl<R: Rule> Optimizer<R> {
                     .into(),
             });
         }
-        let Some(ready) = self.next(device)? else { return Ok(()) };
+        let Some(ready) = self.next(device, false)? else { return Ok(()) };
         self.dispatch(pass, &ready);
         self.advance();
         Ok(())
@@ -234,7 +245,7 @@ impl<R: Rule> Optimizer<R> {
     /// No step is counted then.
     #[cfg(not(target_arch = "wasm32"))]
     pub fn step_blocking(&mut self, device: &wgpu::Device, queue: &wgpu::Queue) -> Result<(), Error> {
-        let Some(ready) = self.next(device)? else { return Ok(()) };
+        let Some(ready) = self.next(device, self.updates.is_some())? else { return Ok(()) };
         let label = Some("wgpu-optim blocking step");
         let polled = guarded(device, "a step", || {
             let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label });
@@ -259,28 +270,48 @@ impl<R: Rule> Optimizer<R> {
         if let Some(decided) = &mut self.decided {
             decided.control = None;
         }
+        if let Some(updates) = &mut self.updates {
+            updates.reclassed();
+        }
         self.classified = true;
         Ok(())
     }
 
     /// What the next step is dispatched with, or nothing where every tensor is frozen.
-    fn next(&mut self, device: &wgpu::Device) -> Result<Option<Ready>, Error> {
+    fn next(&mut self, device: &wgpu::Device, watched: bool) -> Result<Option<Ready>, Error> {
         self.classify(device)?;
         if self.roster.classes().next().is_none() {
             return Ok(None);
         }
+        if watched {
+            self.prepare_updates(device)?;
+        }
         let Self { kernels, limits, buffers, state, launches, roster, .. } = self;
         let parts = Parts { device, kernels, limits, buffers, state };
         let Some(Decided { memory, control, sets, .. }) = &mut self.decided else {
-            let scalars = bind_scalars(device, kernels, limits, roster)?;
-            return Ok(Some(Ready { orders: None, scalars, instead: None }));
+            let gated = watched || !roster.chain().is_empty();
+            let scalars = bind_scalars(device, kernels, limits, (roster, gated))?;
+            return Ok(Some(Ready { orders: None, scalars, instead: None, watched }));
         };
         let control = match control {
             Some(control) => control,
             None => control.insert(Control::prepare(&parts, launches.steps(), roster)?),
         };
         let orders = Some(control.orders(&parts, memory, roster, sets)?);
-        Ok(Some(Ready { orders, scalars: control.scalars.clone(), instead: None }))
+        Ok(Some(Ready { orders, scalars: control.scalars.clone(), instead: None, watched }))
+    }
+
+    /// Makes what a step that tells its update dispatches.
+    fn prepare_updates(&mut self, device: &wgpu::Device) -> Result<(), Error> {
+        let Self { kernels, limits, buffers, state, roster, tensors, updates, .. } = self;
+        let Some(updates) = updates else { return Ok(()) };
+        // Padding is nobody's parameter, whatever a step makes of it.
+        let mut place = |range: &BufferRange| {
+            let place = range.place(buffers.number(range.buffer()));
+            Place { room: place.span.size, ..place }
+        };
+        let places: Vec<_> = tensors.iter().map(|tensor| (place(&tensor.params), place(&tensor.grads))).collect();
+        updates.prepare(&Parts { device, kernels, limits, buffers, state }, tensors, &places, roster)
     }
 
     /// Adds a group to a running optimizer and returns its number. What is there stays as it is.
@@ -317,7 +348,8 @@ impl<R: Rule> Optimizer<R> {
     fn release(&mut self) {
         let bound = self.tensors.iter().flat_map(|tensor| [&tensor.params, &tensor.grads]);
         let bound = bound.filter_map(|range| self.buffers.known(range.buffer()));
-        let used: HashSet<usize> = self.launches.buffers().chain(bound).collect();
+        let watched = self.updates.iter().flat_map(Updates::buffers);
+        let used: HashSet<usize> = self.launches.buffers().chain(watched).chain(bound).collect();
         self.buffers.retain(&used);
     }
 
@@ -356,6 +388,9 @@ impl<R: Rule> Optimizer<R> {
         let parts = Parts { device, kernels, limits, buffers, state: &state };
         launches.prepare(&parts, &tensors, &places, &roster)?;
         (self.roster, self.tensors, self.state, self.classified) = (roster, tensors, state, true);
+        if let Some(updates) = &mut self.updates {
+            updates.moved();
+        }
         Ok(())
     }
 
@@ -399,6 +434,9 @@ impl<R: Rule> Optimizer<R> {
         launches.prepare(&parts, &tensors, &places, roster)?;
         if let Some(decided) = &mut self.decided {
             decided.control = None;
+        }
+        if let Some(updates) = &mut self.updates {
+            updates.moved();
         }
         (self.tensors, self.classified) = (tensors, true);
         Ok(())

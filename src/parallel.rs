@@ -15,6 +15,7 @@ use crate::chain::gate::{Gate, Switches};
 use crate::cpu::{ARRAYS, Listed, Next, Optimizer};
 use crate::roster::SKIP;
 use crate::rule::Rule;
+use crate::watch::{CHUNK, Moved, Update};
 
 /// Elements of a task, at most and at least: long enough to cost nothing to hand out, and small tensors are
 /// gathered until there are as many.
@@ -35,6 +36,14 @@ fn measure(norm: Norm, grads: &[f32]) -> Measure {
     measures.into_iter().fold(Measure::default(), |all, one| all.with(one, norm))
 }
 
+/// What all tensors were moved by, by all cores.
+fn update(before: &[Vec<f32>], after: &[&mut [f32]]) -> Update {
+    let chunks = before.iter().zip(after).flat_map(|(before, after)| before.chunks(CHUNK).zip(after.chunks(CHUNK)));
+    let chunks: Vec<(&[f32], &[f32])> = chunks.collect();
+    let moved: Vec<Moved> = chunks.into_par_iter().map(|(before, after)| Moved::of(before, after)).collect();
+    moved.into_iter().fold(Moved::default(), Moved::with).update()
+}
+
 impl<R: Rule> Optimizer<R, f32> {
     /// [`step`](Self::step) on the threads of the current rayon pool, to the same bits: the CPU path where speed
     /// matters. Needs the feature `parallel`.
@@ -47,6 +56,7 @@ impl<R: Rule> Optimizer<R, f32> {
     /// As [`step`](Self::step).
     pub fn step_parallel(&mut self, params: &mut [&mut [f32]], grads: &[&[f32]]) -> Result<(), Error> {
         self.check_step(params, grads)?;
+        let before = self.before(params);
         let Some(Next { hypers, gates, on }) = self.next(grads, &Listed::default(), measure)? else { return Ok(()) };
         let total = params.iter().map(|p| p.len()).sum::<usize>();
         let task = (total / (rayon::current_num_threads() * TASKS)).clamp(SHORTEST, LONGEST);
@@ -63,6 +73,7 @@ impl<R: Rule> Optimizer<R, f32> {
         }
         tasks.run(total);
         self.roster.advance();
+        self.update = before.map(|before| update(&before, params));
         Ok(())
     }
 }

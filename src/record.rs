@@ -26,7 +26,7 @@ const KEPT_FOR: u64 = 4;
 /// One dispatch, with all that it needs on the device.
 #[derive(Clone, Debug)]
 pub(crate) struct Step {
-    pipeline: wgpu::ComputePipeline,
+    pub pipeline: wgpu::ComputePipeline,
     pub tensors: wgpu::BindGroup,
     pub class: u32,
     pub grid: (u32, u32),
@@ -51,6 +51,8 @@ struct Kept {
 /// Gradients may come back to places where they were before, so bind groups are kept for some rebinds, by launch.
 #[derive(Debug, Default)]
 pub(crate) struct Launches {
+    /// Whether they take what parameters move by.
+    watched: bool,
     planned: Vec<Launch>,
     steps: Vec<Step>,
     cache: HashMap<Launch, Kept>,
@@ -85,6 +87,11 @@ impl Step {
 }
 
 impl Launches {
+    /// None yet, of those that take what parameters move by.
+    pub fn watched() -> Self {
+        Self { watched: true, ..Self::default() }
+    }
+
     /// Plans the next steps, and makes what they dispatch. `places` are each tensor's parameters and gradient.
     pub fn prepare<R: Rule>(
         &mut self,
@@ -101,7 +108,7 @@ impl Launches {
         let fresh = |table| Kept { table, runs: HashMap::new(), used: 0 };
         let fresh: HashMap<Launch, Kept> = missing.into_iter().cloned().zip(tables.into_iter().map(fresh)).collect();
         let kept = |launch: &Launch| fresh.get(launch).or_else(|| self.cache.get(launch));
-        let ready = ready(parts, &planned, kept, (roster, roster.class_of()))?;
+        let ready = ready(parts, &planned, kept, (roster, roster.class_of(), self.watched))?;
         self.cache.extend(fresh);
         self.planned = planned;
         self.generation += 1;
@@ -113,7 +120,8 @@ impl Launches {
 
     /// Makes what the next steps dispatch, now that tensors have other classes or groups other switches.
     pub fn classify<R: Rule>(&mut self, parts: &Parts<'_>, roster: &Roster<R>) -> Result<(), Error> {
-        let ready = ready(parts, &self.planned, |launch| self.cache.get(launch), (roster, roster.class_of()))?;
+        let ready =
+            ready(parts, &self.planned, |launch| self.cache.get(launch), (roster, roster.class_of(), self.watched))?;
         self.set(ready);
         Ok(())
     }
@@ -163,7 +171,7 @@ fn ready<'a, R: Rule>(
     parts: &Parts<'_>,
     planned: &[Launch],
     kept: impl Fn(&Launch) -> Option<&'a Kept>,
-    (roster, class_of): (&Roster<R>, &[u32]),
+    (roster, class_of, watched): (&Roster<R>, &[u32], bool),
 ) -> Result<Vec<Vec<(Run, Step)>>, Error> {
     let runs: Vec<(&Launch, Vec<Run>)> = planned.iter().map(|launch| (launch, launch.runs(class_of, SKIP))).collect();
     let known = |launch: &Launch, run: &Run| kept(launch).and_then(|kept| kept.runs.get(&run.unclassed())).cloned();
@@ -180,7 +188,7 @@ fn ready<'a, R: Rule>(
         for run in runs {
             let (settings, walk) =
                 (roster.settings(run.class), (launch.lanes, Walk::Tensors { places: run.stretch.is_none() }));
-            let work = stepping(roster);
+            let work = if watched { Work::Watched } else { stepping(roster) };
             let pipeline = parts.kernels.pipeline(work, settings, roster.chain(), walk)?;
             let tensors = match known(launch, &run) {
                 Some(tensors) => tensors,
@@ -321,20 +329,20 @@ pub(crate) fn unmapped(doing: &str, error: &wgpu::MapRangeError) -> Error {
     Error::OutOfMemory { doing: doing.into(), message: error.to_string() }
 }
 
-/// The bind group of one step: a row of scalars for each class.
+/// The bind group of one step: a row of scalars for each class, behind its gate where the step is `gated`.
 ///
 /// Buffer and bind group are guarded together, since error scopes are a good part of what a step costs the host.
 pub(crate) fn bind_scalars<R: Rule>(
     device: &wgpu::Device,
     kernels: &Kernels,
     limits: &plan::Limits,
-    roster: &Roster<R>,
+    (roster, gated): (&Roster<R>, bool),
 ) -> Result<wgpu::BindGroup, Error> {
     let label = "wgpu-optim scalars";
     let (hypers, chain) = (roster.next_hypers(), roster.chain());
     let mut words: Vec<u32> = Vec::with_capacity(hypers.len() * ROW / 4);
     for (hyper, class) in hypers.iter().zip(roster.classes()) {
-        if !chain.is_empty() {
+        if gated {
             words.extend(Gate::of(chain, class.step, 1.0).words());
         }
         let hyper: R::Hyper<f32> = cast(hyper);
@@ -342,7 +350,7 @@ pub(crate) fn bind_scalars<R: Rule>(
         words.resize(words.len().next_multiple_of(ROW / 4), 0);
     }
     check_size(limits, &words)?;
-    let size = scalars_size::<R>(!chain.is_empty());
+    let size = scalars_size::<R>(gated);
     let (scalars, mapped) = guarded(device, label, || {
         let (scalars, mapped) = filled(device, label, wgpu::BufferUsages::UNIFORM, &words);
         (bind(device, label, kernels.scalars_layout(), [binding(&scalars, 0, size)]), mapped)

@@ -306,6 +306,13 @@ impl<R: Rule> Roster<R> {
         Ok(turned)
     }
 
+    /// The lr of the first group in the next step, of a rule that has one.
+    #[cfg(feature = "gpu")]
+    pub fn lr(&self) -> Option<f64> {
+        let settings = self.current.first()?.settings();
+        settings.into_iter().find(|(name, _)| *name == "lr").and_then(|(_, value)| value.number())
+    }
+
     /// The settings of a group in the next step.
     #[cfg(feature = "gpu")]
     pub fn current(&self, group: usize) -> &R {

@@ -12,8 +12,18 @@ use wgpu_optim::{Chain, Clip, Ema, Scaler};
 
 const LANES: [Lanes; 2] = [Lanes::Quads, Lanes::Words];
 const WALKS: [Walk; 2] = [Walk::Tensors { places: true }, Walk::Rows { counted: true }];
-const WORKS: [Work; 8] =
-    [Work::Step, Work::Gated, Work::Accumulate, Work::Measure, Work::Gather, Work::Control, Work::Reset, Work::Remap];
+const WORKS: [Work; 10] = [
+    Work::Step,
+    Work::Gated,
+    Work::Watched,
+    Work::Accumulate,
+    Work::Measure,
+    Work::Gather,
+    Work::GatherUpdates,
+    Work::Control,
+    Work::Reset,
+    Work::Remap,
+];
 
 /// Chains that together set every override.
 fn chains() -> [Chain; 2] {
@@ -179,6 +189,9 @@ fn check_bindings(work: Work, walk: Walk, module: &naga::Module) {
     }
     let (walks, own): (bool, &[(u32, u32, &str, &str)]) = match work {
         Work::Step | Work::Gated => (true, &[(1, 0, "scalars", "uniform")]),
+        Work::Watched => {
+            (true, &[(1, 0, "scalars", "uniform"), (2, 0, "partials", "written"), (2, 1, "job", "uniform")])
+        }
         Work::Accumulate => (true, &[(1, 0, "share", "uniform")]),
         Work::Measure => (true, &[(1, 0, "partials", "written"), (1, 1, "job", "uniform")]),
         Work::Reset => (true, &[(1, 0, "start", "uniform")]),
@@ -186,7 +199,9 @@ fn check_bindings(work: Work, walk: Walk, module: &naga::Module) {
             false,
             &[(0, 0, "sources", "read"), (0, 1, "targets", "written"), (0, 2, "map", "read"), (0, 3, "job", "uniform")],
         ),
-        Work::Gather => (false, &[(0, 0, "partials", "read"), (0, 1, "scopes", "read"), (0, 2, "sums", "written")]),
+        Work::Gather | Work::GatherUpdates => {
+            (false, &[(0, 0, "partials", "read"), (0, 1, "scopes", "read"), (0, 2, "sums", "written")])
+        }
         Work::Control => (
             false,
             &[
@@ -219,7 +234,7 @@ fn check_overrides<R: Rule>(work: Work, walk: Walk, module: &naga::Module) {
         }
     }
     assert_eq!(host, shader, "{} {work:?}: overrides that no case sets", R::NAME);
-    if !matches!(work, Work::Step | Work::Gated) {
+    if !matches!(work, Work::Step | Work::Gated | Work::Watched) {
         return;
     }
     let planes = R::SLOTS.iter().map(|slot| format!("PLANE_{}", slot.to_uppercase()));

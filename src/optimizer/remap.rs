@@ -77,6 +77,9 @@ impl<R: Rule> Optimizer<R> {
         if let Some(decided) = &mut self.decided {
             decided.control = None;
         }
+        if let Some(updates) = &mut self.updates {
+            updates.moved();
+        }
     }
 
     /// Checks, places and launches; changes nothing.

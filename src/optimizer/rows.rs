@@ -167,13 +167,18 @@ impl<R: Rule> Optimizer<R> {
         let Self { kernels, limits, buffers, state, roster, .. } = self;
         let parts = Parts { device, kernels, limits, buffers, state };
         let Some(Decided { memory, sets, .. }) = &self.decided else {
-            let scalars = bind_scalars(device, kernels, limits, roster)?;
-            return Ok(Some(Ready { orders: None, scalars, instead: Some(Instead { steps, control: None }) }));
+            let scalars = bind_scalars(device, kernels, limits, (&*roster, !roster.chain().is_empty()))?;
+            return Ok(Some(Ready {
+                orders: None,
+                scalars,
+                instead: Some(Instead { steps, control: None }),
+                watched: false,
+            }));
         };
         let control = Control::prepare(&parts, &steps, roster)?;
         let orders = Some(control.orders(&parts, memory, roster, sets)?);
         let scalars = control.scalars.clone();
-        Ok(Some(Ready { orders, scalars, instead: Some(Instead { steps, control: Some(control) }) }))
+        Ok(Some(Ready { orders, scalars, instead: Some(Instead { steps, control: Some(control) }), watched: false }))
     }
 
     /// The dispatches of every tensor, of the named ones by their rows.

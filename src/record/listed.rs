@@ -27,7 +27,7 @@ impl Launches {
     ) -> Result<Vec<Step>, Error> {
         let mut class_of = roster.class_of().to_vec();
         left_out.iter().for_each(|&tensor| class_of[tensor] = SKIP);
-        let ready = ready(parts, &self.planned, |launch| self.cache.get(launch), (roster, &class_of))?;
+        let ready = ready(parts, &self.planned, |launch| self.cache.get(launch), (roster, &class_of, false))?;
         let mut steps = Vec::new();
         for (launch, runs) in self.planned.iter().zip(ready) {
             for (run, step) in runs {

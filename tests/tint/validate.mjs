@@ -30,14 +30,17 @@ function compositions() {
     const steps = rules.flatMap((rule) =>
         around.flatMap((around) => walked('shaders/step.wgsl', around).map((kernel) => [...kernel, rule])),
     );
+    const watched = ['gated', 'norm', 'moves', 'weigh', 'watched'].map(chain);
+    const watching = rules.flatMap((rule) => walked(...watched).map((kernel) => [...kernel, rule]));
     const others = [
         ...walked(chain('accumulate')),
-        ...walked(chain('norm'), chain('measure')),
+        ...walked(...['norm', 'sums', 'weigh', 'measure'].map(chain)),
         ...walked('shaders/reset.wgsl'),
         ['shaders/remap.wgsl'],
     ];
     const example = shaders('examples/train_digits').map((name) => [`examples/train_digits/${name}`]);
-    return [...steps, ...others, [chain('norm'), chain('gather')], [chain('control')], ...example];
+    const gathers = ['sums', 'moves'].map((parts) => ['norm', parts, 'gather'].map(chain));
+    return [...steps, ...watching, ...others, ...gathers, [chain('control')], ...example];
 }
 
 function read(path) {
