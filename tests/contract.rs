@@ -100,6 +100,72 @@ fn the_chain_is_one_text_in_two_tongues() {
     }
 }
 
+/// So are the formats, whose constants have the same names and values in both tongues.
+#[test]
+fn the_formats_are_one_text_in_two_tongues() {
+    let texts = [
+        ("halves", "to_bf16", 5),
+        ("halves", "from_bf16", 1),
+        ("halves", "to_f16", 13),
+        ("halves", "from_f16", 4),
+        ("noise", "mixed", 3),
+        ("noise", "stream", 1),
+        ("noise", "noise", 1),
+        ("blocks", "encode_q8", 19),
+        ("blocks", "decode_q8", 8),
+    ];
+    for (file, mark, lines) in texts {
+        let (rust, wgsl) = (read(&format!("src/format/{file}.rs")), read(&format!("shaders/format/{file}.wgsl")));
+        let (ours, shader) = (statements(&block(&rust, mark)), statements(&block(&wgsl, mark)));
+        assert_eq!(ours, shader, "{mark} of {file} is not one text");
+        assert_eq!(ours.len(), lines, "{mark} of {file}");
+        let known = constants(&rust, &wgsl, mark);
+        assert!(!known.is_empty() || !shader.join(" ").contains(char::is_uppercase), "{mark} of {file}");
+    }
+}
+
+/// They can be laid beside any kernel: they bind nothing, set nothing, and name nothing but functions and their arguments.
+#[test]
+fn formats_declare_functions_alone() {
+    for file in ["halves", "noise", "blocks"] {
+        let text = read(&format!("shaders/format/{file}.wgsl"));
+        let module =
+            naga::front::wgsl::parse_str(&text).unwrap_or_else(|error| panic!("{}", error.emit_to_string(&text)));
+        Validator::new(ValidationFlags::all(), Capabilities::default()).validate(&module).unwrap();
+        assert!(!module.functions.is_empty());
+        let declared = |line: &&str| line.starts_with(|first: char| first.is_alphabetic() || first == '@');
+        let others: Vec<&str> = text.lines().filter(declared).filter(|line| !line.starts_with("fn ")).collect();
+        assert!(others.is_empty(), "{file}: {others:?}");
+    }
+}
+
+/// The constants that the function `name` of a shader has, each of which Rust has by that name and value, in the function
+/// or above all of them.
+fn constants(rust: &str, wgsl: &str, name: &str) -> Vec<(String, String)> {
+    let own = |text: &str, public: &str| -> String {
+        let from = text.split(&format!("{public}fn {name}(")).nth(1).unwrap_or_else(|| panic!("no `fn {name}`"));
+        from.split("\n}\n").next().unwrap().to_string()
+    };
+    let top = rust.split("fn ").next().unwrap();
+    let listed = named(&(top.to_string() + &own(rust, "pub ")));
+    let shader = named(&own(wgsl, ""));
+    for (constant, value) in &shader {
+        assert!(listed.contains(&(constant.clone(), value.clone())), "{name}: {constant} is not {value} in Rust");
+    }
+    shader
+}
+
+/// The constants of a text, as (name, value), where the value has no spelling of its tongue.
+fn named(text: &str) -> Vec<(String, String)> {
+    let lines =
+        text.lines().filter_map(|line| line.trim().strip_prefix("const ")?.strip_suffix(';')?.split_once(" = "));
+    let plain = |value: &str| {
+        let value = value.trim_start_matches("U32(").trim_end_matches(['u', ')']).replace('_', "");
+        value.replace("0x1p-24f", "1.0 / 16777216.0")
+    };
+    lines.map(|(name, value)| (name.split(':').next().unwrap().to_string(), plain(value))).collect()
+}
+
 /// A correction is a number in both tongues.
 #[test]
 fn corrections_have_the_numbers_of_the_shader() {

@@ -1,7 +1,7 @@
 // Validates every kernel with Tint, Chromium's WGSL compiler, which refuses things that naga takes (barriers in
 // non-uniform control flow, for one). Dawn's null backend compiles nothing further, so no driver is needed.
 //
-//     node tests/tint/validate.mjs [ROOT]      ROOT holds shaders/ and examples/; the repository by default
+//     node tests/tint/validate.mjs [ROOT]      ROOT holds shaders/, examples/ and tests/; the repository by default
 
 import { readFileSync, readdirSync } from 'node:fs';
 import { dirname, join } from 'node:path';
@@ -40,7 +40,8 @@ function compositions() {
     ];
     const example = shaders('examples/train_digits').map((name) => [`examples/train_digits/${name}`]);
     const gathers = ['sums', 'moves'].map((parts) => ['norm', parts, 'gather'].map(chain));
-    return [...steps, ...watching, ...others, ...gathers, [chain('control')], ...example];
+    const formats = [...shaders('shaders/format').map((name) => `shaders/format/${name}`), 'tests/format/kernel.wgsl'];
+    return [...steps, ...watching, ...others, ...gathers, [chain('control')], formats, ...example];
 }
 
 function read(path) {
