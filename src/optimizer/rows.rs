@@ -32,9 +32,10 @@ impl<R: Rule> Optimizer<R> {
     /// A clip by norm and a scaler look at the gradients of listed rows alone: what lies in the others may be old, or not
     /// finite. `zero_grads` clears those of listed rows, and a step takes the sums of listed rows out of `accumulated_grad`.
     ///
-    /// Cost: the bytes of the listed rows, and 4 for each in the list; a lane reads the list by itself. Rows whose length is
-    /// a multiple of 4 go in quads, others word by word, at about half the speed. On the host a bind group for each
-    /// named tensor, or for each window of it; where steps are decided on the device, also the buffers of the norm.
+    /// Cost: the bytes of the listed rows, and 4 for each in the list; each lane reads the list. Rows whose length is a
+    /// multiple of 4 go in quads, others word by word, which is slower; so is a list out of order, the more the shorter its
+    /// rows are. On the host a bind group for each named tensor, or for each window of it; where steps are decided on the
+    /// device, also the buffers of the norm.
     ///
     /// An encoder that is thrown away is as with [`record`](Self::record).
     ///
