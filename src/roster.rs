@@ -238,6 +238,11 @@ impl<R: Rule> Roster<R> {
         self.formats[group].planes(own, self.chain.slots(), len)
     }
 
+    /// Refuses formats whose rows cannot be listed or moved.
+    pub fn check_rows(&self) -> Result<(), Error> {
+        self.formats.iter().enumerate().try_for_each(|(group, formats)| formats.check_rows(group))
+    }
+
     /// The formats of a group.
     pub fn formats(&self, group: usize) -> Result<&Formats, Error> {
         self.group(group)?;

@@ -43,7 +43,7 @@ impl<R: Rule, T: Real> Optimizer<R, T> {
     ///
     /// # Errors
     /// [`Error::UnknownName`], [`Error::DuplicateName`], [`Error::Length`] and [`Error::RowWidth`] for slices that do not fit,
-    /// [`Error::Empty`], [`Error::Map`], [`Error::MapRow`], [`Error::OutOfMemory`]. Nothing has changed then.
+    /// [`Error::Empty`], [`Error::Map`], [`Error::MapRow`], [`Error::RowFormat`], [`Error::OutOfMemory`]. Nothing has changed then.
     pub fn remap_rows<'a>(&mut self, remaps: impl IntoIterator<Item = (&'a str, Remap<'a, T>)>) -> Result<(), Error>
     where
         T: 'a,
@@ -51,6 +51,7 @@ impl<R: Rule, T: Real> Optimizer<R, T> {
         let mut found = Vec::new();
         let mut seen = HashSet::new();
         let mut roster = self.roster.clone();
+        roster.check_rows()?;
         for (name, remap) in remaps {
             let tensor = roster.find(name)?;
             if !seen.insert(tensor) {
@@ -61,9 +62,9 @@ impl<R: Rule, T: Real> Optimizer<R, T> {
             found.push((tensor, remap));
         }
         let mut state = State::default();
-        for (group, settings) in roster.groups().iter().enumerate() {
+        for group in 0..roster.groups().len() {
             let members = roster.members().iter().filter(|member| member.group == group);
-            state.add(settings, roster.chain(), members.map(|member| member.len as usize).collect())?;
+            state.add(&roster, group, members.map(|member| member.len as usize).collect())?;
         }
         self.move_state(&mut state, found);
         (self.roster, self.state) = (roster, state);

@@ -25,7 +25,8 @@ impl<R: Rule, T: Real> Optimizer<R, T> {
     /// step counts for all of them, and a clip by norm and a scaler look at listed rows alone.
     ///
     /// # Errors
-    /// [`Error::UnknownName`], [`Error::DuplicateName`], [`Error::RowWidth`], or as [`step`](Self::step).
+    /// [`Error::UnknownName`], [`Error::DuplicateName`], [`Error::RowWidth`], [`Error::RowFormat`] where a group has other formats
+    /// than `f32`, or as [`step`](Self::step).
     pub fn step_rows<'a>(
         &mut self,
         params: &mut [&mut [T]],
@@ -87,6 +88,7 @@ impl Listed {
     /// Finds the tensors, and the rows that there are.
     fn of<'a, R: Rule>(roster: &Roster<R>, rows: impl IntoIterator<Item = (&'a str, Rows<'a>)>) -> Result<Self, Error> {
         let mut listed = Self::default();
+        roster.check_rows()?;
         for (name, Rows { width, list }) in rows {
             let tensor = roster.find(name)?;
             if listed.list(tensor).is_some() {

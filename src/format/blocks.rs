@@ -114,6 +114,7 @@ pub fn scale(values: &[f32]) -> f32 {
 }
 
 /// A block to its codes; returns the scale.
+#[inline(always)]
 pub fn encode(map: Map, values: &[f32], codes: &mut [u8]) -> f32 {
     let scale = scale(values);
     codes.iter_mut().zip(values).for_each(|(code, x)| *code = map.encode(*x, scale));
@@ -121,6 +122,7 @@ pub fn encode(map: Map, values: &[f32], codes: &mut [u8]) -> f32 {
 }
 
 /// The codes of a block to its numbers.
+#[inline(always)]
 pub fn decode(map: Map, codes: &[u8], scale: f32, values: &mut [f32]) {
     values.iter_mut().zip(codes).for_each(|(x, code)| *x = map.decode(*code, scale));
 }
