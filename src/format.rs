@@ -4,8 +4,10 @@
 //! rule knows of it.
 
 pub mod blocks;
+pub mod codes;
 pub mod halves;
 pub mod noise;
+pub mod stored;
 
 use std::collections::BTreeMap;
 
@@ -154,6 +156,12 @@ impl Storage {
         }
     }
 
+    /// Bytes of so many elements, with the scales of their blocks.
+    pub fn size_of(self, len: u64) -> u64 {
+        let scales = if self.has_scales() { len.div_ceil(blocks::BLOCK) * Storage::F32.size() } else { 0 };
+        self.size() * len + scales
+    }
+
     /// Whether it goes by blocks, each with a scale.
     pub fn has_scales(self) -> bool {
         matches!(self, Storage::Q8Signed | Storage::Q8Unsigned)
@@ -199,6 +207,13 @@ impl Formats {
             Some(format) => Err(Error::RowFormat { group, format }),
             None => Ok(()),
         }
+    }
+
+    /// Whether anything may be rounded by chance, whatever else a group's tensors keep.
+    pub fn has_chance(&self) -> bool {
+        let halves = self.params != Format::F32 || self.state == StateFormat::Bf16;
+        let slots = self.slots.values().any(|&slot| slot == StateFormat::Bf16);
+        self.rounding == Rounding::Stochastic && (halves || slots)
     }
 
     /// Refuses what does not go together, for a rule that knows these slots.

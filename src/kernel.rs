@@ -1,5 +1,7 @@
 //! Pipelines: a rule's text, its lanes and its switches, compiled once for a device.
 
+mod formats;
+
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -7,8 +9,10 @@ use std::task::{Context, Poll, Waker};
 use crate::Error;
 use crate::chain::gate::Switches;
 use crate::chain::{Chain, Norm};
+use crate::format::stored::Stored;
 use crate::plan::{self, Lanes, WORKGROUP};
 use crate::rule::{Rule, kept_slots};
+use formats::Widths;
 
 /// What a kernel does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -58,11 +62,14 @@ impl Walk {
         }
     }
 
-    /// Its override, and whether it is on.
-    fn switch(self) -> (&'static str, bool) {
+    fn overrides(self, stored: &Stored) -> Vec<(String, f64)> {
+        let flag = |on: bool| f64::from(u8::from(on));
         match self {
-            Walk::Tensors { places } => ("HAS_PLACES", places),
-            Walk::Rows { counted } => ("HAS_COUNT", counted),
+            Walk::Tensors { places } => vec![
+                ("HAS_PLACES".into(), flag(places)),
+                ("PLACE_VECTORS".into(), Widths::of(stored).place_vectors().into()),
+            ],
+            Walk::Rows { counted } => vec![("HAS_COUNT".into(), flag(counted))],
         }
     }
 }
@@ -81,9 +88,8 @@ impl Work {
         }
     }
 
-    /// Its files, those of the walk, the rule and the lanes apart.
+    /// Its files, those of the walk, the rule, the lanes and of a step apart.
     fn files(self) -> &'static [&'static str] {
-        const STEP: &str = include_str!("../shaders/step.wgsl");
         const GATED: &str = include_str!("../shaders/chain/gated.wgsl");
         const NORM: &str = include_str!("../shaders/chain/norm.wgsl");
         const SUMS: &str = include_str!("../shaders/chain/sums.wgsl");
@@ -91,9 +97,9 @@ impl Work {
         const WEIGH: &str = include_str!("../shaders/chain/weigh.wgsl");
         const GATHER: &str = include_str!("../shaders/chain/gather.wgsl");
         match self {
-            Work::Step => &[STEP, include_str!("../shaders/open.wgsl")],
-            Work::Gated => &[STEP, GATED],
-            Work::Watched => &[GATED, NORM, MOVES, WEIGH, include_str!("../shaders/chain/watched.wgsl")],
+            Work::Step => &[include_str!("../shaders/open.wgsl")],
+            Work::Gated => &[GATED],
+            Work::Watched => &[GATED, NORM, MOVES, WEIGH],
             Work::Accumulate => &[include_str!("../shaders/chain/accumulate.wgsl")],
             Work::Measure => &[NORM, SUMS, WEIGH, include_str!("../shaders/chain/measure.wgsl")],
             Work::Gather => &[NORM, SUMS, GATHER],
@@ -113,55 +119,67 @@ impl Work {
     fn steps(self) -> bool {
         matches!(self, Work::Step | Work::Gated | Work::Watched)
     }
+
+    /// Whether it reads parameters.
+    fn reads_params(self) -> bool {
+        self.steps() || self == Work::Reset
+    }
 }
 
-/// The text of a kernel over whole tensors: whole files laid end to end.
+/// The text of a kernel over whole tensors where everything is `f32`: whole files laid end to end.
 pub fn text<R: Rule>(work: Work, lanes: Lanes) -> String {
-    text_of::<R>(work, lanes, Walk::Tensors { places: true })
+    text_of::<R>(work, lanes, Walk::Tensors { places: true }, &Stored::default())
 }
 
-/// The text of a kernel that walks like this.
-pub fn text_of<R: Rule>(work: Work, lanes: Lanes, walk: Walk) -> String {
-    let mut files = Vec::new();
+/// The text of a kernel that walks like this, for what lies like that.
+pub fn text_of<R: Rule>(work: Work, lanes: Lanes, walk: Walk, stored: &Stored) -> String {
+    let (mut files, widths) = (Vec::new(), Widths::of(stored));
     if work.walks() {
         files.push(walk.file());
     }
     files.extend(work.files());
     if work.walks() {
-        files.push(match lanes {
-            Lanes::Quads => include_str!("../shaders/quads.wgsl"),
-            Lanes::Words => include_str!("../shaders/words.wgsl"),
-        });
+        files.extend(widths.files(work, lanes));
     }
     if work.steps() {
+        files.extend(widths.step(work));
         files.push(R::WGSL);
     }
     files.join("\n")
 }
 
-/// The values of a kernel's overrides for these settings and this chain, and for a run that does or does not read the
-/// table.
+/// The values of a kernel's overrides for these settings and this chain, where everything is `f32`, and for a run that does
+/// or does not read the table.
 pub fn overrides<R: Rule>(work: Work, settings: &R, chain: &Chain, places: bool) -> Vec<(String, f64)> {
-    overrides_of(work, settings, chain, Walk::Tensors { places })
+    let own = kept_slots(settings).into_iter().map(|slot| R::SLOTS[slot]);
+    let stored = Stored::plain(own.chain(chain.slots()));
+    overrides_of(work, settings, chain, Walk::Tensors { places }, &stored)
 }
 
-/// [`overrides`], for a kernel that walks like this.
-pub fn overrides_of<R: Rule>(work: Work, settings: &R, chain: &Chain, walk: Walk) -> Vec<(String, f64)> {
+/// [`overrides`], for a kernel that walks like this, and what lies like that.
+pub fn overrides_of<R: Rule>(
+    work: Work,
+    settings: &R,
+    chain: &Chain,
+    walk: Walk,
+    stored: &Stored,
+) -> Vec<(String, f64)> {
     let on = |name: &str, on: bool| (name.to_string(), f64::from(u8::from(on)));
-    let (walks, is) = walk.switch();
-    let walks = on(walks, is);
     let workgroup = ("WORKGROUP".to_string(), WORKGROUP as f64);
-    let kept = kept_slots(settings);
-    let plane = |(plane, slot): (usize, &str)| (format!("PLANE_{}", slot.to_uppercase()), plane as f64);
-    let own = kept.iter().map(|&slot| R::SLOTS[slot]).enumerate().map(plane);
-    let chains = (kept.len()..).zip(chain.slots()).map(plane);
+    let kept = kept_slots(settings).len();
+    let planes = stored.planes.iter().zip(stored.places());
+    let named = planes.map(|(plane, place)| (format!("PLANE_{}", plane.slot.to_uppercase()), place as f64));
+    let (own, chains) = (named.clone().take(kept), named.skip(kept).take(chain.slots().len()));
     let sums = chains.clone().filter(|(name, _)| name == "PLANE_ACCUMULATED_GRAD");
     let gate = Switches::of(chain);
     let (norm, _) = chain.measured();
     let inf = on("HAS_INF", norm == Norm::Inf);
+    let mut walks = vec![workgroup.clone()];
+    walks.extend(walk.overrides(stored));
+    walks.extend(formats::overrides(work, stored));
     match work {
         Work::Step | Work::Gated | Work::Watched => {
-            let mut all = vec![workgroup, walks];
+            let mut all = walks;
             all.extend(settings.switches().into_iter().map(|(name, is)| on(name, is)));
             all.extend(own);
             if work != Work::Step {
@@ -170,10 +188,10 @@ pub fn overrides_of<R: Rule>(work: Work, settings: &R, chain: &Chain, walk: Walk
             }
             all
         }
-        Work::Accumulate => [workgroup, walks].into_iter().chain(sums).collect(),
+        Work::Accumulate => walks.into_iter().chain(sums).collect(),
         Work::Measure => {
             let accumulated = on("HAS_ACCUMULATED", gate.accumulated);
-            [workgroup, walks, inf, accumulated].into_iter().chain(sums).collect()
+            walks.into_iter().chain([inf, accumulated]).chain(sums).collect()
         }
         Work::Gather => vec![workgroup, inf],
         Work::GatherUpdates => vec![workgroup],
@@ -181,7 +199,7 @@ pub fn overrides_of<R: Rule>(work: Work, settings: &R, chain: &Chain, walk: Walk
             let clips = chain.limit().is_none() && chain.clip.is_some();
             vec![on("HAS_SCALER", chain.scaler.is_some()), on("HAS_CLIP", clips), inf]
         }
-        Work::Reset => vec![workgroup, walks],
+        Work::Reset => walks,
         Work::Remap => vec![workgroup],
     }
 }
@@ -289,6 +307,7 @@ struct Key {
     work: Work,
     lanes: Lanes,
     walk: Walk,
+    widths: Widths,
     overrides: Vec<(String, u64)>,
 }
 
@@ -402,16 +421,17 @@ impl Kernels {
         work: Work,
         settings: &R,
         chain: &Chain,
+        stored: &Stored,
         (lanes, walk): (Lanes, Walk),
     ) -> Result<wgpu::ComputePipeline, Error> {
-        let overrides = overrides_of(work, settings, chain, walk);
+        let overrides = overrides_of(work, settings, chain, walk, stored);
         let bits = overrides.iter().map(|(name, value)| (name.clone(), value.to_bits())).collect();
-        let key = Key { rule: R::NAME, work, lanes, walk, overrides: bits };
+        let key = Key { rule: R::NAME, work, lanes, walk, widths: Widths::of(stored), overrides: bits };
         let mut pipelines = self.inner.pipelines.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(pipeline) = pipelines.get(&key) {
             return Ok(pipeline.clone());
         }
-        let pipeline = self.compile::<R>(work, (lanes, walk), &overrides)?;
+        let pipeline = self.compile::<R>(work, (lanes, walk), stored, &overrides)?;
         pipelines.insert(key, pipeline.clone());
         Ok(pipeline)
     }
@@ -420,6 +440,7 @@ impl Kernels {
         &self,
         work: Work,
         (lanes, walk): (Lanes, Walk),
+        stored: &Stored,
         overrides: &[(String, f64)],
     ) -> Result<wgpu::ComputePipeline, Error> {
         let device = &self.inner.device;
@@ -428,7 +449,7 @@ impl Kernels {
         guarded(device, &format!("the kernel of {}", R::NAME), || {
             let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
                 label: Some(&format!("wgpu-optim {} {entry} shader", R::NAME)),
-                source: wgpu::ShaderSource::Wgsl(text_of::<R>(work, lanes, walk).into()),
+                source: wgpu::ShaderSource::Wgsl(text_of::<R>(work, lanes, walk, stored).into()),
             });
             let layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
                 label: Some(&format!("wgpu-optim {entry} layout")),

@@ -4,6 +4,7 @@ mod around;
 
 use crate::Error;
 use crate::chain::Chain;
+use crate::format::Storage;
 use crate::plan::{ELEMENT, Item, Launch, Limits, Place, Placement, Run, Span, Window, arena, launches};
 use crate::rule::{Rule, kept_slots, variant};
 use crate::watch::Watch;
@@ -107,8 +108,8 @@ pub fn memory_plan<R: Rule>(
     let slots_of =
         |group: usize| kept_slots(&settings[group]).into_iter().map(|slot| R::SLOTS[slot]).chain(chain.slots());
     let item = |(&(group, _, len), room): (&(usize, &str, u64), &u64)| {
-        let slots = slots_of(group).count() as u64;
-        Item { variant: variant(&settings, group), group, slots, len, room: room / ELEMENT }
+        let planes = vec![Storage::F32; slots_of(group).count()];
+        Item { variant: variant(&settings, group), group, planes, key: None, len, room: room / ELEMENT }
     };
     let items: Vec<Item> = members.iter().zip(&layout.rooms).map(item).collect();
     let mut placement = Placement::default();
@@ -163,6 +164,6 @@ fn tables(launches: &[Launch], dispatches: &[(usize, Run)]) -> u64 {
 
 /// The places that an arena lends: a page is a buffer of parameters and one of gradients.
 fn lent((span, &room): (&Span, &u64)) -> (Place, Place) {
-    let place = |role| Place { span: Span { buffer: span.buffer * 2 + role, ..*span }, room };
+    let place = |role| Place { span: Span { buffer: span.buffer * 2 + role, ..*span }, room, element: ELEMENT };
     (place(0), place(1))
 }

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 
 use crate::Error;
 use crate::chain::gate::Gate;
+use crate::format::stored::Stored;
 use crate::kernel::{Kernels, Walk, Work, guarded};
 use crate::memory;
 use crate::plan::{self, Lanes, Launch, Place, Run};
@@ -34,6 +35,8 @@ pub(crate) struct Step {
     pub groups: u64,
     /// How it walks.
     pub walk: (Lanes, Walk),
+    /// How what it moves lies.
+    pub stored: Stored,
 }
 
 /// What is kept of a launch.
@@ -188,8 +191,9 @@ fn ready<'a, R: Rule>(
         for run in runs {
             let (settings, walk) =
                 (roster.settings(run.class), (launch.lanes, Walk::Tensors { places: run.stretch.is_none() }));
-            let work = if watched { Work::Watched } else { stepping(roster) };
-            let pipeline = parts.kernels.pipeline(work, settings, roster.chain(), walk)?;
+            let stored = stored(launch, &run, roster);
+            let work = if watched { Work::Watched } else { stepping(roster, roster.group_of(run.class)) };
+            let pipeline = parts.kernels.pipeline(work, settings, roster.chain(), &stored, walk)?;
             let tensors = match known(launch, &run) {
                 Some(tensors) => tensors,
                 None => {
@@ -199,16 +203,21 @@ fn ready<'a, R: Rule>(
                 }
             };
             let (class, grid, groups) = (run.class, run.grid(parts.limits), run.groups());
-            steps.push((run, Step { pipeline, tensors, class, grid, groups, walk }));
+            steps.push((run, Step { pipeline, tensors, class, grid, groups, walk, stored }));
         }
         ready.push(steps);
     }
     Ok(ready)
 }
 
-/// The kind of kernel that steps.
-fn stepping<R: Rule>(roster: &Roster<R>) -> Work {
-    if roster.chain().is_empty() { Work::Step } else { Work::Gated }
+/// The kind of kernel that steps a group.
+fn stepping<R: Rule>(roster: &Roster<R>, group: usize) -> Work {
+    if roster.is_gated(group) { Work::Gated } else { Work::Step }
+}
+
+/// How what a run moves lies: all of its tensors are of one group, and their state lies in one window.
+fn stored<R: Rule>(launch: &Launch, run: &Run, roster: &Roster<R>) -> Stored {
+    run.segments(launch).first().map(|segment| roster.stored(segment.tensor)).unwrap_or_default()
 }
 
 fn bind_run<R: Rule>(parts: &Parts<'_>, launch: &Launch, [table, run]: [&Slice; 2]) -> Result<wgpu::BindGroup, Error> {
@@ -329,28 +338,28 @@ pub(crate) fn unmapped(doing: &str, error: &wgpu::MapRangeError) -> Error {
     Error::OutOfMemory { doing: doing.into(), message: error.to_string() }
 }
 
-/// The bind group of one step: a row of scalars for each class, behind its gate where the step is `gated`.
+/// The bind group of one step: a row of scalars for each class, behind its gate where something is around its update, or the step is `watched`.
 ///
 /// Buffer and bind group are guarded together, since error scopes are a good part of what a step costs the host.
 pub(crate) fn bind_scalars<R: Rule>(
     device: &wgpu::Device,
     kernels: &Kernels,
     limits: &plan::Limits,
-    (roster, gated): (&Roster<R>, bool),
+    (roster, watched): (&Roster<R>, bool),
 ) -> Result<wgpu::BindGroup, Error> {
     let label = "wgpu-optim scalars";
     let (hypers, chain) = (roster.next_hypers(), roster.chain());
     let mut words: Vec<u32> = Vec::with_capacity(hypers.len() * ROW / 4);
     for (hyper, class) in hypers.iter().zip(roster.classes()) {
-        if gated {
-            words.extend(Gate::of(chain, class.step, 1.0).words());
+        if watched || roster.is_gated(class.group) {
+            words.extend(Gate::of(chain, class.step, 1.0).words(roster.step_key(class.group)));
         }
         let hyper: R::Hyper<f32> = cast(hyper);
         words.extend(hyper.fields().into_iter().map(f32::to_bits));
         words.resize(words.len().next_multiple_of(ROW / 4), 0);
     }
     check_size(limits, &words)?;
-    let size = scalars_size::<R>(gated);
+    let size = scalars_size::<R>(watched || roster.classes().any(|class| roster.is_gated(class.group)));
     let (scalars, mapped) = guarded(device, label, || {
         let (scalars, mapped) = filled(device, label, wgpu::BufferUsages::UNIFORM, &words);
         (bind(device, label, kernels.scalars_layout(), [binding(&scalars, 0, size)]), mapped)
@@ -386,7 +395,7 @@ pub(crate) fn scalars_size<R: Rule>(gated: bool) -> u64 {
 }
 
 /// Words of a gate.
-const GATE: u64 = 8;
+const GATE: u64 = 12;
 
 /// The caller's buffers under the numbers that plans use. A number is never given twice.
 #[derive(Debug, Default)]

@@ -86,7 +86,7 @@ fn check_words(
     binding: u64,
     alignment: u64,
 ) -> Result<(), Error> {
-    range.check_bytes(what, tensor.name())?;
+    range.check_bytes(what, tensor.name(), 4)?;
     range.check_usage(what, tensor.name(), BufferUsages::STORAGE)?;
     for (of, other) in [("parameters", tensor.params()), ("gradient", tensor.grads())] {
         if range.buffer() == other.buffer() {

@@ -5,6 +5,7 @@
 
 use crate::Error;
 use crate::control::{check_binding, row, storage};
+use crate::format::stored::Stored;
 use crate::kernel::{Walk, Work, guarded};
 use crate::plan::{Lanes, Place};
 use crate::record::{Launches, Parts, ROW, bind, binding, constant};
@@ -109,6 +110,7 @@ impl Gathered {
             Work::GatherUpdates,
             group,
             roster.chain(),
+            &Stored::default(),
             (Lanes::Quads, Walk::Tensors { places: false }),
         )?;
         let label = "wgpu-optim updates";

@@ -5,9 +5,10 @@ use std::path::Path;
 
 use naga::proc::Layouter;
 use naga::valid::{Capabilities, ValidationFlags, Validator};
+use wgpu_optim::format::stored::Stored;
 use wgpu_optim::kernel::{self, Walk, Work};
 use wgpu_optim::plan::Lanes;
-use wgpu_optim::rule::{Correction, MAX_SLOTS, Rule, Scalars, Visitor, visit};
+use wgpu_optim::rule::{Correction, MAX_SLOTS, Rule, Scalars, Visitor, kept_slots, visit};
 use wgpu_optim::{Chain, Clip, Ema, Scaler};
 
 const LANES: [Lanes; 2] = [Lanes::Quads, Lanes::Words];
@@ -41,8 +42,14 @@ fn read(path: &str) -> String {
     std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
 }
 
+/// The names of the files in a folder.
+fn files(folder: &str) -> BTreeSet<String> {
+    let files = std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)).unwrap();
+    files.map(|file| file.unwrap().file_name().into_string().unwrap()).collect()
+}
+
 fn parse<R: Rule>(work: Work, lanes: Lanes, walk: Walk) -> naga::Module {
-    let text = kernel::text_of::<R>(work, lanes, walk);
+    let text = kernel::text_of::<R>(work, lanes, walk, &Stored::default());
     naga::front::wgsl::parse_str(&text).unwrap_or_else(|error| panic!("{}", error.emit_to_string(&text)))
 }
 
@@ -281,7 +288,9 @@ fn check_bindings(work: Work, walk: Walk, module: &naga::Module) {
             ],
         ),
     };
-    let expected = tensors.iter().filter(|_| walks).chain(own);
+    // Parameters are bound wherever tensors are walked, and declared where they are read.
+    let steps = matches!(work, Work::Step | Work::Gated | Work::Watched | Work::Reset);
+    let expected = tensors.iter().filter(|(.., name, _)| walks && (steps || *name != "params")).chain(own);
     let expected = expected.map(|&(group, binding, name, kind)| (group, binding, name.to_string(), kind));
     assert_eq!(found, expected.collect(), "{work:?} {walk:?}");
 }
@@ -293,7 +302,8 @@ fn check_overrides<R: Rule>(work: Work, walk: Walk, module: &naga::Module) {
     let mut host = BTreeSet::new();
     for (case, settings) in R::cases() {
         for chain in chains() {
-            let set = kernel::overrides_of(work, &settings, &chain, walk);
+            let slots = kept_slots(&settings).into_iter().map(|slot| R::SLOTS[slot]).chain(chain.slots());
+            let set = kernel::overrides_of(work, &settings, &chain, walk, &Stored::plain(slots));
             let set: BTreeSet<String> = set.into_iter().map(|(name, _)| name).collect();
             assert!(set.is_subset(&shader), "{} {work:?} {case} sets {set:?}, the shader has {shader:?}", R::NAME);
             host.extend(set);
@@ -317,9 +327,23 @@ fn quads_and_words_offer_the_same_functions() {
     let functions = |path: &str| -> Vec<String> {
         read(path).lines().filter(|line| line.starts_with("fn ")).map(String::from).collect()
     };
-    let quads = functions("shaders/quads.wgsl");
-    assert!(!quads.is_empty());
-    assert_eq!(quads, functions("shaders/words.wgsl"));
+    let stored = |file: &str| file.starts_with("params") || file.starts_with("grads") || file.starts_with("state");
+    let mut seen = 0;
+    for file in files("shaders/quads") {
+        let quads = functions(&format!("shaders/quads/{file}"));
+        // How four halves lie in words is theirs; what is made of them is not.
+        if stored(&file) {
+            let public = |all: Vec<String>| -> Vec<String> {
+                all.into_iter().filter(|line| !line.starts_with("fn decoded")).collect()
+            };
+            assert_eq!(public(quads), public(functions(&format!("shaders/words/{file}"))), "{file}");
+        } else if file != "halves.wgsl" {
+            assert_eq!(quads, functions(&format!("shaders/words/{file}")), "{file}");
+        }
+        seen += 1;
+    }
+    assert!(seen > 5);
+    assert_eq!(files("shaders/quads"), files("shaders/words"));
 }
 
 #[test]
@@ -341,10 +365,7 @@ fn every_shader_file_belongs_to_a_kernel() {
     }
     let mut names = Names(BTreeSet::new());
     visit(&mut names);
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("shaders/rule");
-    let files = std::fs::read_dir(folder).unwrap();
-    let files: BTreeSet<String> = files.map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
-    assert_eq!(files, names.0);
+    assert_eq!(files("shaders/rule"), names.0);
 }
 
 /// The floors, ground to top, as `lib.rs` lists them. A file may name those on lower lines, never higher ones.

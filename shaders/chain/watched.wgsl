@@ -1,4 +1,4 @@
-// The step of one lane, as in step.wgsl, and what each workgroup moves its parameters by.
+// The step of one lane, of whatever format, and what each workgroup moves its parameters by.
 
 var<workgroup> parts: array<vec4<f32>, WORKGROUP>;
 
@@ -12,7 +12,7 @@ struct Job {
 
 fn moved(before: Lane, after: Lane) -> vec4<f32> {
     let by = after - before;
-    let own = magnitude(by);
+    let own = finite(by);
     return vec4<f32>(squares(own), select(largest(own), NOT_FINITE, total(wrong(by)) > 0.0));
 }
 
@@ -23,6 +23,7 @@ fn step(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let i = lane(index, local);
     var own = vec4<f32>();
     if has(index, i, first.w) {
+        begin(index, i);
         let at = At(first.x + i, first.y + i, first.z + i);
         if admitted(at) {
             // Both as they lie in memory: with all that is around the update, and as rounded as they are kept.
@@ -31,6 +32,7 @@ fn step(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             own = moved(before, load_params(at));
         }
     }
+    finish(local);
     let all = joined(local, own);
     if local == 0u && index < run.groups {
         partials[job.first + index] = all;

@@ -7,7 +7,7 @@ fn wrong(x: Lane) -> Lane {
 }
 
 // The magnitude of what is finite, else 0.
-fn magnitude(x: Lane) -> Lane {
+fn finite(x: Lane) -> Lane {
     return select(abs(x), Lane(0.0), wrong(x) > Lane(0.0));
 }
 

@@ -2,13 +2,14 @@
 
 use std::collections::HashSet;
 
-use super::Optimizer;
+use super::{Kinds, Optimizer};
 use crate::Error;
-use crate::plan::{Item, Place};
+use crate::format::Formats;
+use crate::plan::Place;
 use crate::record::{Launches, Moves, Parts, Remapped};
-use crate::roster::Roster;
+use crate::roster::{Member, Roster};
 use crate::rows::RowMap;
-use crate::rule::{Rule, variant};
+use crate::rule::Rule;
 use crate::state::State;
 use crate::tensor::Tensor;
 
@@ -89,6 +90,7 @@ impl<R: Rule> Optimizer<R> {
         remaps: Vec<(Tensor, RowMap)>,
     ) -> Result<(Successor<R>, Moves), Error> {
         self.kernels.check_device(device)?;
+        self.roster.check_rows()?;
         let mut tensors = self.tensors.clone();
         let mut maps = Vec::with_capacity(remaps.len());
         let mut seen = HashSet::new();
@@ -103,8 +105,8 @@ impl<R: Rule> Optimizer<R> {
         }
         let mut roster = self.roster.clone();
         maps.iter().for_each(|&(tensor, ..)| roster.set_len(tensor, tensors[tensor].params.len()));
-        let before = self.places(&self.tensors.clone(), false)?;
-        let places = self.places(&tensors, roster.chain().zero_grads)?;
+        let before = self.places(&self.tensors.clone(), &self.roster.clone(), false)?;
+        let places = self.places(&tensors, &roster, roster.chain().zero_grads)?;
         let remapped = |(tensor, map, rows): (usize, RowMap, (u64, u64))| {
             let places = [before[tensor].0, places[tensor].0];
             Remapped { tensor, map, rows, places }
@@ -122,7 +124,7 @@ impl<R: Rule> Optimizer<R> {
 
     /// The rows that there were, and the elements of each, if the tensor can take the place of the old one.
     fn check_remap(&self, old: &Tensor, tensor: &Tensor, map: &RowMap) -> Result<(u64, u64), Error> {
-        tensor.check()?;
+        tensor.check(&Formats::default())?;
         let ((rows, expected), (_, found)) = (old.rows()?, tensor.rows()?);
         if found != expected {
             return Err(Error::RowLength { name: tensor.name().into(), found, expected });
@@ -139,13 +141,9 @@ impl<R: Rule> Optimizer<R> {
         places: &[(Place, Place)],
         roster: &Roster<R>,
     ) -> Result<State, Error> {
-        let item = |(index, tensor): (usize, &Tensor)| {
-            let group = roster.members()[index].group;
-            let (len, room) = (tensor.params.len(), tensor.params.room().min(tensor.grads.room()));
-            let slots = roster.planes(index).len() as u64;
-            Item { variant: variant(roster.groups(), group), group, slots, len, room }
-        };
-        let items: Vec<Item> = tensors.iter().enumerate().map(item).collect();
+        let mut kinds = Kinds::default();
+        let item = |(tensor, member): (&Tensor, &Member)| kinds.item(roster, member.group, tensor);
+        let items = tensors.iter().zip(roster.members()).map(item).collect::<Result<Vec<_>, Error>>()?;
         let order = |tensor: usize| (places[tensor].0.span.buffer, places[tensor].0.span.offset);
         State::default().extended(device, &items, &self.limits, order, roster)
     }

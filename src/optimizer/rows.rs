@@ -6,6 +6,7 @@ use super::{Decided, Instead, Optimizer, Ready};
 use crate::Error;
 use crate::chain::{ACCUMULATED, EMA};
 use crate::control::Control;
+use crate::format::Format;
 use crate::kernel::Work;
 use crate::record::{Listing, Parts, Step, bind_scalars, bind_words, listed};
 use crate::rows::Rows;
@@ -124,7 +125,8 @@ impl<R: Rule> Optimizer<R> {
         let Self { kernels, limits, roster, .. } = self;
         let label = format!("wgpu-optim {} {}", R::NAME, work.entry());
         let ready = |Over { step, tensor, words }: &Over| {
-            let pipeline = kernels.pipeline(work, roster.settings_of(*tensor), roster.chain(), step.walk)?;
+            let pipeline =
+                kernels.pipeline(work, roster.settings_of(*tensor), roster.chain(), &step.stored, step.walk)?;
             Ok((pipeline, bind_words(device, &label, kernels, limits, words)?))
         };
         let ready = over.iter().map(ready).collect::<Result<Vec<_>, Error>>()?;
@@ -143,6 +145,7 @@ impl<R: Rule> Optimizer<R> {
         rows: impl IntoIterator<Item = (&'a str, Rows)>,
     ) -> Result<Vec<(usize, Rows)>, Error> {
         self.kernels.check_device(device)?;
+        self.roster.check_rows()?;
         let mut named = Vec::new();
         let mut seen = HashSet::new();
         for (name, rows) in rows {
@@ -168,7 +171,7 @@ impl<R: Rule> Optimizer<R> {
         let Self { kernels, limits, buffers, state, roster, .. } = self;
         let parts = Parts { device, kernels, limits, buffers, state };
         let Some(Decided { memory, sets, .. }) = &self.decided else {
-            let scalars = bind_scalars(device, kernels, limits, (&*roster, !roster.chain().is_empty()))?;
+            let scalars = bind_scalars(device, kernels, limits, (&*roster, false))?;
             return Ok(Some(Ready {
                 orders: None,
                 scalars,
@@ -200,7 +203,8 @@ impl<R: Rule> Optimizer<R> {
         let mut listings = Vec::with_capacity(named.len());
         for (tensor, rows) in named {
             let own = &tensors[*tensor];
-            let places = [&own.params, &own.grads].map(|range| range.place(buffers.number(range.buffer())));
+            let places =
+                [&own.params, &own.grads].map(|range| range.place(buffers.number(range.buffer()), Format::F32));
             listings.push(Listing { tensor: *tensor, rows, places: places.into() });
         }
         listed(&Parts { device, kernels, limits, buffers, state }, roster, tensors, &listings, work)

@@ -1,6 +1,6 @@
 //! Stretches of a tensor between which rows are moved.
 
-use super::{ELEMENT, Limits, Place, Placement, Span, folded, groups};
+use super::{CUT, ELEMENT, Limits, Place, Placement, Span, folded, groups};
 
 /// A stretch of a tensor that is bound at once: of its parameters, or of all planes of its state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,7 +21,7 @@ pub struct Stretch {
 
 /// A tensor's parameters, in stretches that a binding holds.
 pub fn stretches(place: &Place, limits: &Limits) -> Vec<Stretch> {
-    let (len, most) = (place.span.size / ELEMENT, limits.piece());
+    let (len, most) = (place.span.size / ELEMENT, limits.piece(CUT));
     let stretch = |start: u64| {
         let size = (len - start).min(most) * ELEMENT;
         let own = Span { offset: place.span.offset + start * ELEMENT, size, ..place.span };
@@ -38,7 +38,7 @@ impl Placement {
         let stretch = |piece: &super::Piece| {
             let window = &self.windows[piece.window];
             let span = Span { buffer: window.page, offset: window.offset, size: window.size() };
-            let (stride, planes) = (window.stride, window.slots);
+            let (stride, planes) = (window.stride, window.planes.len() as u64);
             Stretch { span, word: piece.at, start: piece.start, len: piece.len, stride, planes }
         };
         self.pieces_of(tensor).map(stretch).collect()

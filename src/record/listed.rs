@@ -87,9 +87,10 @@ fn step<R: Rule>(
 ) -> Result<Step, Error> {
     let class = roster.class_of()[listing.tensor];
     let walk = (run.lanes, Walk::Rows { counted: listing.rows.count.is_some() });
-    let pipeline = parts.kernels.pipeline(work, roster.settings_of(listing.tensor), roster.chain(), walk)?;
+    let (settings, stored) = (roster.settings_of(listing.tensor), roster.stored(listing.tensor));
+    let pipeline = parts.kernels.pipeline(work, settings, roster.chain(), &stored, walk)?;
     let tensors = bind_listed::<R>(parts, listing.rows, run, slice)?;
-    Ok(Step { pipeline, tensors, class, grid: run.grid(parts.limits), groups: run.groups, walk })
+    Ok(Step { pipeline, tensors, class, grid: run.grid(parts.limits), groups: run.groups, walk, stored })
 }
 
 fn bind_listed<R: Rule>(

@@ -3,6 +3,7 @@
 use super::{Buffers, Parts, aligned, bind, binding, constant, slices};
 use crate::Error;
 use crate::chain::EMA;
+use crate::format::stored::Stored;
 use crate::kernel::{Walk, Work, guarded};
 use crate::plan::{ELEMENT, Lanes, Limits, Place, Span, Stretch, stretches};
 use crate::roster::Roster;
@@ -67,7 +68,7 @@ impl Moves {
         let maps = remapped.iter().map(|one| uploaded(parts, &one.map)).collect::<Result<Vec<_>, Error>>()?;
         let settings = &roster.groups()[0];
         let walk = (Lanes::Quads, Walk::Tensors { places: false });
-        let pipeline = parts.kernels.pipeline(Work::Remap, settings, roster.chain(), walk)?;
+        let pipeline = parts.kernels.pipeline(Work::Remap, settings, roster.chain(), &Stored::default(), walk)?;
         let mut jobs = Vec::new();
         let mut settled = Vec::new();
         let mut fresh = Vec::new();
@@ -170,7 +171,7 @@ fn apart(parts: &Parts<'_>, place: &Place) -> Result<Vec<End>, Error> {
         let (label, usage) = (Some("wgpu-optim rows apart"), wgpu::BufferUsages::STORAGE);
         parts.device.create_buffer(&wgpu::BufferDescriptor { label, size, usage, mapped_at_creation: false })
     })?;
-    let place = Place { span: Span { buffer: 0, offset: 0, size }, room: size };
+    let place = Place { span: Span { buffer: 0, offset: 0, size }, room: size, element: ELEMENT };
     Ok(stretches(&place, parts.limits).into_iter().map(|stretch| (stretch, buffer.clone())).collect())
 }
 

@@ -9,7 +9,7 @@ import { fileURLToPath } from 'node:url';
 import { create } from 'webgpu';
 
 const root = process.argv[2] ?? join(dirname(fileURLToPath(import.meta.url)), '../..');
-const LANES = ['shaders/quads.wgsl', 'shaders/words.wgsl'];
+const LANES = ['quads', 'words'];
 
 // Dawn ends when this object is collected, with a crash or a hang of whatever is under way: so it is held for good.
 globalThis.gpu = create(['backend=null']);
@@ -22,26 +22,84 @@ const shaders = (folder) => readdirSync(join(root, folder)).filter((name) => nam
 
 // A kernel is whole files laid end to end, in the order of `kernel::text`; in the example, one file.
 function compositions() {
-    const walks = ['shaders/walk.wgsl', 'shaders/rows.wgsl'];
+    const [walk, rows] = ['shaders/walk.wgsl', 'shaders/rows.wgsl'];
     const chain = (name) => `shaders/chain/${name}.wgsl`;
     const rules = shaders('shaders/rule').map((name) => `shaders/rule/${name}`);
     const around = ['shaders/open.wgsl', chain('gated')];
-    const walked = (...own) => walks.flatMap((walk) => LANES.map((lanes) => [walk, ...own, lanes]));
     const steps = rules.flatMap((rule) =>
-        around.flatMap((around) => walked('shaders/step.wgsl', around).map((kernel) => [...kernel, rule])),
+        around.flatMap((around) =>
+            LANES.flatMap((lanes) =>
+                widths()
+                    .filter((width) => !width.chance || around !== 'shaders/open.wgsl')
+                    .map((width) => [walk, around, ...stored(lanes, width, true), rule]),
+            ),
+        ),
     );
-    const watched = ['gated', 'norm', 'moves', 'weigh', 'watched'].map(chain);
-    const watching = rules.flatMap((rule) => walked(...watched).map((kernel) => [...kernel, rule]));
-    const others = [
-        ...walked(chain('accumulate')),
-        ...walked(...['norm', 'sums', 'weigh', 'measure'].map(chain)),
-        ...walked('shaders/reset.wgsl'),
-        ['shaders/remap.wgsl'],
-    ];
+    const listed = rules.flatMap((rule) =>
+        around.flatMap((around) => LANES.map((lanes) => [rows, around, ...stored(lanes, PLAIN, true), rule])),
+    );
+    const watched = ['gated', 'norm', 'moves', 'weigh'].map(chain);
+    const watching = rules.flatMap((rule) =>
+        LANES.flatMap((lanes) => widths().map((width) => [walk, ...watched, ...stored(lanes, width, true, true), rule])),
+    );
+    const measures = ['norm', 'sums', 'weigh', 'measure'].map(chain);
+    const looks = [[chain('accumulate')], measures].flatMap((own) =>
+        LANES.flatMap((lanes) =>
+            widths()
+                .filter((width) => !width.chance && width.params === 32)
+                .map((width) => [walk, ...own, ...stored(lanes, width, false)]),
+        ),
+    );
+    const over = [[chain('accumulate')], measures].flatMap((own) =>
+        LANES.map((lanes) => [rows, ...own, ...stored(lanes, PLAIN, false)]),
+    );
+    const params = (lanes) => `shaders/${lanes}/params32.wgsl`;
+    const resets = [walk, rows].flatMap((walk) =>
+        LANES.map((lanes) => [walk, 'shaders/reset.wgsl', params(lanes), ...stored(lanes, PLAIN, false)]),
+    );
+    const others = [...looks, ...over, ...resets, ['shaders/remap.wgsl']];
     const example = shaders('examples/train_digits').map((name) => [`examples/train_digits/${name}`]);
     const gathers = ['sums', 'moves'].map((parts) => ['norm', parts, 'gather'].map(chain));
-    const formats = [...shaders('shaders/format').map((name) => `shaders/format/${name}`), 'tests/format/kernel.wgsl'];
-    return [...steps, ...watching, ...others, ...gathers, [chain('control')], formats, ...example];
+    const formats = [...['halves', 'noise', 'blocks'].map((name) => `shaders/format/${name}.wgsl`), 'tests/format/kernel.wgsl'];
+    return [...steps, ...listed, ...watching, ...others, ...gathers, [chain('control')], formats, ...example];
+}
+
+// Everything in 32 bits.
+const PLAIN = { params: 32, grads: 32, state: 32, chance: false };
+
+// Bits of parameters, of gradients and of the narrowest plane of state, and whether anything is rounded by chance.
+function widths() {
+    const pairs = [32, 16].flatMap((params) => [32, 16].map((grads) => ({ params, grads })));
+    const states = pairs.flatMap((pair) => [32, 16, 8].map((state) => ({ ...pair, state })));
+    return states.flatMap((width) => [false, true].map((chance) => ({ ...width, chance })));
+}
+
+// The entry point of a step.
+function ownStep(state, chance) {
+    if (state === 8) {
+        return 'shaders/format/block_step.wgsl';
+    }
+    return chance ? 'shaders/format/step.wgsl' : 'shaders/step.wgsl';
+}
+
+// The files of `kernel::formats`, for a kernel that steps or that only looks at gradients and sums.
+function stored(lanes, { params, grads, state, chance }, steps, watched = false) {
+    const own = (name) => `shaders/${lanes}/${name}.wgsl`;
+    const format = (name) => `shaders/format/${name}.wgsl`;
+    const halves = grads === 16 || state < 32 || (params === 16 && steps);
+    return [
+        own('lanes'),
+        ...(steps ? [own(`params${params}`)] : []),
+        ...(steps && params === 16 ? [format('params')] : []),
+        own(`grads${grads}`),
+        own(`state${state}`),
+        ...(state < 32 ? [format('planes')] : []),
+        ...(state === 8 ? [format('coded'), format('blocks')] : []),
+        ...(halves ? [format('halves'), format('narrow'), own('halves')] : []),
+        ...(chance ? [format('noise'), format('chance'), own('chance')] : halves ? [format('steady')] : []),
+        ...(watched ? (state === 8 ? [] : [format('whole')]) : steps ? [ownStep(state, chance)] : []),
+        ...(watched ? [...(halves || chance ? [] : [format('steady')]), 'shaders/chain/watched.wgsl'] : []),
+    ];
 }
 
 function read(path) {
