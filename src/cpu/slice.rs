@@ -13,7 +13,7 @@ use crate::wgsl::{Real, U32};
 /// Elements of a block of 8 bits.
 const BLOCK: usize = blocks::BLOCK as usize;
 
-/// Numbers to be read. `From` makes one of a slice of `f32`, [`f16`] or [`bf16`].
+/// Numbers to be read. `From` makes one of a slice of `f32`, `half::f16` or `half::bf16`.
 #[derive(Clone, Copy, Debug)]
 pub enum Slice<'a, T = f32> {
     /// As they are computed with: the format `f32`; the oracle's are `f64`.
