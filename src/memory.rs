@@ -1,9 +1,16 @@
 //! What an optimizer takes of a device, told before it is taken.
 
+mod around;
+
 use crate::Error;
+use crate::chain::Chain;
 use crate::format::Storage;
 use crate::plan::{ELEMENT, Item, Launch, Limits, Place, Placement, Run, Span, Window, arena, launches};
 use crate::rule::{Rule, kept_slots, variant};
+use crate::watch::Watch;
+
+#[cfg(feature = "gpu")]
+pub(crate) use around::FEWEST;
 
 /// Bytes of a chunk on its way between host and device.
 pub const CHUNK: u64 = 8 << 20;
@@ -11,6 +18,9 @@ pub const CHUNK: u64 = 8 << 20;
 pub(crate) const ROW: u64 = 256;
 /// Chunks that a transfer has in flight.
 pub const RING: usize = 2;
+
+/// A buffer, or buffers of one use, and their bytes. They have the label `wgpu-optim NAME` on the device.
+pub type Named = (&'static str, u64);
 
 /// Bytes of everything, for tensors in an arena in this order. For buffers of the caller's own, `state` is the same and
 /// `arena` is theirs.
@@ -32,6 +42,10 @@ pub struct MemoryPlan {
     pub tables: u64,
     /// Bytes of the fresh buffer of one recorded step, while the tensors of a group share a step count.
     pub scalars: u64,
+    /// What decides about a step on the device, where the chain has a clip by norm or a scaler: bytes of each buffer.
+    pub decision: Vec<Named>,
+    /// What is watched: bytes of each buffer. `tables of updates` are like [`tables`](Self::tables), and labelled as they.
+    pub watched: Vec<Named>,
     /// The most bytes that a transfer stages at once.
     pub staging: u64,
 }
@@ -54,63 +68,98 @@ pub struct TensorMemory {
 impl MemoryPlan {
     /// Bytes on the device while the optimizer lives, the arena included, staging not.
     pub fn total(&self) -> u64 {
-        2 * self.arena.iter().sum::<u64>() + self.state.iter().sum::<u64>() + self.tables + self.scalars
+        let around: u64 = self.decision.iter().chain(&self.watched).map(|(_, size)| size).sum();
+        2 * self.arena.iter().sum::<u64>() + self.state.iter().sum::<u64>() + self.tables + self.scalars + around
     }
 }
 
-/// Plans groups of tensors, given as settings and (name, length in elements), at a device's limits
-/// (`plan::Limits::from(&device.limits())`). Allocates nothing.
+/// Plans groups of tensors, given as settings and (name, length in elements), with a chain around them and what is to be
+/// [watched](crate::Watch) of them, at a device's limits (`plan::Limits::from(&device.limits())`). Allocates nothing.
+///
+/// ```
+/// use wgpu_optim::plan::Limits;
+/// use wgpu_optim::{Adam, Chain, Clip, Watch, memory_plan};
+///
+/// let groups = [(Adam::PYTORCH, vec![("w", 1 << 20), ("b", 1 << 10)])];
+/// let chain = Chain { clip: Some(Clip::global_norm(1.0)), ..Chain::default() };
+/// let plan = memory_plan(&groups, &chain, Watch { depth: 4, updates: true }, &Limits::DEFAULT)?;
+/// assert!(plan.total() > 4 * 4 * (1 << 20));
+/// # Ok::<(), wgpu_optim::Error>(())
+/// ```
 ///
 /// # Errors
 /// [`Error::Setting`], [`Error::Empty`], [`Error::DuplicateName`], [`Error::TooLarge`] for a tensor that no buffer
 /// of the device can hold.
-pub fn memory_plan<R: Rule>(groups: &[(R, Vec<(&str, u64)>)], limits: &Limits) -> Result<MemoryPlan, Error> {
+pub fn memory_plan<R: Rule>(
+    groups: &[(R, Vec<(&str, u64)>)],
+    chain: &Chain,
+    watch: impl Into<Watch>,
+    limits: &Limits,
+) -> Result<MemoryPlan, Error> {
     let settings: Vec<R> = groups.iter().map(|(settings, _)| settings.clone()).collect();
     settings.iter().try_for_each(Rule::check)?;
+    chain.check()?;
     let members: Vec<(usize, &str, u64)> = (0..)
         .zip(groups)
         .flat_map(|(group, (_, tensors))| tensors.iter().map(move |&(name, len)| (group, name, len)))
         .collect();
     let named: Vec<(&str, u64)> = members.iter().map(|&(_, name, len)| (name, len)).collect();
     let layout = arena(&named, limits)?;
+    let slots_of =
+        |group: usize| kept_slots(&settings[group]).into_iter().map(|slot| R::SLOTS[slot]).chain(chain.slots());
     let item = |(&(group, _, len), room): (&(usize, &str, u64), &u64)| {
-        let planes = vec![Storage::F32; kept_slots(&settings[group]).len()];
+        let planes = vec![Storage::F32; slots_of(group).count()];
         Item { variant: variant(&settings, group), group, planes, key: None, len, room: room / ELEMENT }
     };
     let items: Vec<Item> = members.iter().zip(&layout.rooms).map(item).collect();
     let mut placement = Placement::default();
     placement.extend(&items, limits, |tensor| (layout.spans[tensor].buffer, layout.spans[tensor].offset));
-    let places: Vec<(Place, Place)> = layout.spans.iter().zip(&layout.rooms).map(lent).collect();
-    let launches = launches(&placement, &places, limits, |tensor| members[tensor].1.to_string())?;
-    let mut windows = vec![0; members.len()];
-    placement.pieces.iter().for_each(|piece| windows[piece.tensor] += 1);
-    let tensors = members
-        .iter()
-        .zip(windows)
-        .map(|(&(group, name, len), windows)| TensorMemory {
-            name: name.into(),
-            len,
-            size: len * ELEMENT,
-            slots: kept_slots(&settings[group]).into_iter().map(|slot| (R::SLOTS[slot], len * ELEMENT)).collect(),
-            windows,
-        })
-        .collect();
-    let class_of: Vec<u32> = members.iter().map(|&(group, ..)| group as u32).collect();
-    let runs =
-        |(number, launch): (usize, &Launch)| launch.runs(&class_of, u32::MAX).into_iter().map(move |run| (number, run));
-    let dispatches: Vec<(usize, Run)> = launches.iter().enumerate().flat_map(runs).collect();
-    let tables: u64 = launches.iter().map(|launch| launch.table_size().next_multiple_of(ROW)).sum();
+    let shape = around::Shape::of(chain, &members.iter().map(|&(group, ..)| group).collect::<Vec<_>>());
+    let step = |places: Vec<(Place, Place)>| {
+        let launches = launches(&placement, &places, limits, |tensor| members[tensor].1.to_string())?;
+        let dispatches = runs(&launches, &shape.class_of);
+        Ok::<_, Error>((launches, dispatches))
+    };
+    let (launches, dispatches) = step(layout.spans.iter().zip(&layout.rooms).map(lent).collect())?;
+    let watch = watch.into();
+    let (others, their_runs) = match watch.updates {
+        // What parameters move by is told of them alone, so that no padding is stepped over.
+        true => step(layout.spans.iter().map(|span| lent((span, &span.size))).collect())?,
+        false => Default::default(),
+    };
+    let tensor = |(tensor, &(group, name, len)): (usize, &(usize, &str, u64))| TensorMemory {
+        name: name.into(),
+        len,
+        size: len * ELEMENT,
+        slots: slots_of(group).map(|slot| (slot, len * ELEMENT)).collect(),
+        windows: placement.pieces_of(tensor).count(),
+    };
     Ok(MemoryPlan {
         arena: layout.pages,
+        tensors: members.iter().enumerate().map(tensor).collect(),
+        tables: tables(&launches, &dispatches),
+        scalars: shape.fresh::<R>(chain),
+        decision: shape.decision(chain, &dispatches),
+        watched: around::watched(watch, &others, &their_runs),
         state: placement.pages,
         windows: placement.windows,
-        tensors,
-        tables: tables + dispatches.len() as u64 * ROW,
         dispatches,
         launches,
-        scalars: groups.len() as u64 * ROW,
         staging: CHUNK * RING as u64,
     })
+}
+
+/// The dispatches of a step, each with its launch's number.
+fn runs(launches: &[Launch], class_of: &[u32]) -> Vec<(usize, Run)> {
+    let runs =
+        |(number, launch): (usize, &Launch)| launch.runs(class_of, u32::MAX).into_iter().map(move |run| (number, run));
+    launches.iter().enumerate().flat_map(runs).collect()
+}
+
+/// Bytes of the launches' tables, and of what each dispatch reads besides.
+fn tables(launches: &[Launch], dispatches: &[(usize, Run)]) -> u64 {
+    let tables: u64 = launches.iter().map(|launch| launch.table_size().next_multiple_of(ROW)).sum();
+    tables + dispatches.len() as u64 * ROW
 }
 
 /// The places that an arena lends: a page is a buffer of parameters and one of gradients.

@@ -141,6 +141,7 @@ impl<R: Rule> Optimizer<R, f32> {
         }
         let fitted = fit(checkpoint, &self.roster, &request)?;
         let settled = fitted.settled(&self.roster)?;
+        fitted.control.iter().try_for_each(|control| control.check(settled.chain()))?;
         for step in &fitted.moves {
             let (to, scales) = match step.plane {
                 Plane::Slot(plane) | Plane::Scales(plane) => {
@@ -153,7 +154,7 @@ impl<R: Rule> Optimizer<R, f32> {
         }
         self.roster = settled;
         if let Some(control) = fitted.control {
-            self.set_control(control);
+            self.set_control(control)?;
         }
         Ok(fitted.report)
     }

@@ -46,7 +46,7 @@ impl<R: Rule> Explanation<'_, R> {
             return print_json(&self.to_json(plan.ok().map(|plan| memory::to_json(&plan, &limits))));
         }
         let plan = match plan {
-            Ok(plan) => memory::to_text(&plan, &limits) + &around::costs(&self.config.chain, self.ema()),
+            Ok(plan) => memory::to_text(&plan, &limits) + &around::costs(&self.config.chain),
             Err(error) => format!("  impossible: {error}\n"),
         };
         print(&(self.to_text() + &plan))
@@ -57,7 +57,7 @@ impl<R: Rule> Explanation<'_, R> {
         let groups = (0..).zip(&self.config.groups);
         let groups: Vec<(R, Vec<(&str, u64)>)> =
             groups.map(|(number, group)| (group.steps[0].clone(), sizes(number))).collect();
-        memory_plan(&groups, limits)
+        memory_plan(&groups, &self.config.chain, 0, limits)
     }
 
     fn of_group(&self, group: usize) -> impl Iterator<Item = &Member> {
