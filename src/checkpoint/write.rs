@@ -49,7 +49,8 @@ impl Writer {
         let mut metadata = Map::new();
         metadata.insert(checksum::KEY.into(), checksum::placeholder(outline.parts.len()).into());
         metadata.extend(outline.metadata.clone());
-        let tensors = outline.parts.iter().map(|part| (part.key.as_str(), part.shape.as_slice()));
+        let tensors = outline.parts.iter();
+        let tensors = tensors.map(|part| (part.key.as_str(), safetensors::Dtype::F32, part.shape.as_slice()));
         let head = safetensors::head(metadata, tensors)?;
         let (sums, sum) = (Vec::with_capacity(outline.parts.len()), crc32fast::Hasher::new());
         let mut writer = Self { output: Output::create(path)?, head, sums, sum, failure: None };

@@ -11,12 +11,14 @@ pub struct Dtype {
 }
 
 impl Dtype {
-    /// The type that is stepped.
+    /// Single precision.
     pub const F32: Self = Self { name: "F32", bits: 32 };
     /// Half precision.
     pub const F16: Self = Self { name: "F16", bits: 16 };
     /// The upper half of an F32.
     pub const BF16: Self = Self { name: "BF16", bits: 16 };
+    /// Bytes, as which codes of 8 bits are stored.
+    pub const U8: Self = Self { name: "U8", bits: 8 };
 
     /// Every type of the safetensors crate; those that are only carried through need no more than their size.
     const ALL: &[Self] = &[
@@ -24,7 +26,7 @@ impl Dtype {
         Self { name: "F4", bits: 4 },
         Self { name: "F6_E2M3", bits: 6 },
         Self { name: "F6_E3M2", bits: 6 },
-        Self { name: "U8", bits: 8 },
+        Self::U8,
         Self { name: "I8", bits: 8 },
         Self { name: "F8_E5M2", bits: 8 },
         Self { name: "F8_E4M3", bits: 8 },

@@ -2,25 +2,25 @@
 
 use serde_json::{Map, Value};
 
-use super::Error;
+use super::{Dtype, Error};
 use super::header::{MAX_HEADER, METADATA};
 
-/// The first bytes of a file with this metadata and these F32 tensors, given as names and shapes in the order of
-/// their data.
+/// The first bytes of a file with this metadata and these tensors, given as names, types and shapes in the order of their
+/// data. Types are of whole bytes.
 ///
 /// # Errors
 /// [`Error::HeaderTooLong`].
 pub fn head<'a>(
     metadata: Map<String, Value>,
-    tensors: impl IntoIterator<Item = (&'a str, &'a [u64])>,
+    tensors: impl IntoIterator<Item = (&'a str, Dtype, &'a [u64])>,
 ) -> Result<Vec<u8>, Error> {
     let mut header = Map::new();
     header.insert(METADATA.into(), metadata.into());
     let mut end = 0;
-    for (name, shape) in tensors {
+    for (name, dtype, shape) in tensors {
         let start = end;
-        end += shape.iter().product::<u64>() * 4;
-        let entry = serde_json::json!({"dtype": "F32", "shape": shape, "data_offsets": [start, end]});
+        end += shape.iter().product::<u64>() * (dtype.bits / 8);
+        let entry = serde_json::json!({"dtype": dtype.to_string(), "shape": shape, "data_offsets": [start, end]});
         header.insert(name.into(), entry);
     }
     let mut text = Value::from(header).to_string().into_bytes();
@@ -42,11 +42,14 @@ mod tests {
     fn a_head_that_is_written_is_read_back() {
         let mut metadata = Map::new();
         metadata.insert("k\n\"".into(), "v".into());
-        let head = head(metadata, [("a", &[2u64, 3][..]), ("scalar", &[]), ("none", &[0, 7])]).unwrap();
-        let header = Header::parse(&head[8..], 28).unwrap();
+        let f32 = Dtype::F32;
+        let tensors =
+            [("a", f32, &[2u64, 3][..]), ("scalar", f32, &[]), ("odd", Dtype::BF16, &[3]), ("none", Dtype::U8, &[0, 7])];
+        let head = head(metadata, tensors).unwrap();
+        let header = Header::parse(&head[8..], 34).unwrap();
         assert_eq!(head.len() % 8, 0);
         assert_eq!(header.metadata["k\n\""], "v");
         let found: Vec<_> = header.entries.iter().map(|e| (e.name.as_str(), e.start, e.size())).collect();
-        assert_eq!(found, [("a", 0, 24), ("scalar", 24, 4), ("none", 28, 0)]);
+        assert_eq!(found, [("a", 0, 24), ("scalar", 24, 4), ("odd", 28, 6), ("none", 34, 0)]);
     }
 }

@@ -1,5 +1,6 @@
 //! `apply`: the options, and everything that is checked before the job begins.
 
+mod gradients;
 mod skips;
 mod task;
 
@@ -7,15 +8,16 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::builder::NonEmptyStringValueParser;
-use wgpu_optim::Rule;
+use wgpu_optim::format::{Format, Formats, Rounding};
+use wgpu_optim::{Over, Rule};
 
 use crate::adapter::{Choice, Kind};
 use crate::catalog::{Job, unknown, with_preset};
 use crate::config::{Config, ConfigFile};
 use crate::explain::Explanation;
-use crate::inputs::Inputs;
+use crate::inputs::{Inputs, Member, parts};
 use crate::output::check_paths;
 use crate::report::Report;
 use crate::state::Saved;
@@ -102,10 +104,12 @@ impl Job for Apply<'_> {
             return Err(usage!("--out-ema: {} has no table [ema], so no averages are kept", args.config.display()));
         }
         let inputs = Inputs::open(&args.params, &args.grads)?;
-        let members = inputs.members(&config);
-        let saved = args.state.as_ref().map(|path| Saved::open(path, &inputs, &config)).transpose()?;
+        let members = inputs.members(&config)?;
+        check_norms(&config, &members)?;
+        let saved = args.state.as_ref().map(|path| Saved::open(path, &inputs, &members, &config)).transpose()?;
         let mut report = Report::default();
         warn_of_idle_groups(&config, &inputs, &mut report);
+        warn_of_idle_formats(&config, &members, &mut report);
         for difference in saved.iter().flat_map(|saved| &saved.differences) {
             report.note(difference);
         }
@@ -117,6 +121,47 @@ impl Job for Apply<'_> {
             Task { args, config, inputs, members, saved, choice, report }.run()?;
         }
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// A norm is taken over a group of the optimizer, and tensors of several formats are several.
+fn check_norms<R: Rule>(config: &Config<R>, members: &[Member]) -> Result<()> {
+    if config.chain.clip.as_ref().is_none_or(|clip| clip.over != Over::Group) {
+        return Ok(());
+    }
+    let parts: Vec<&[Member]> = parts(members).collect();
+    let Some(pair) = parts.windows(2).find(|pair| pair[0][0].group == pair[1][0].group) else { return Ok(()) };
+    let [a, b] = [&pair[0][0], &pair[1][0]];
+    let lies = |member: &Member| {
+        let Formats { params, grads, .. } = &member.formats;
+        format!("{:?} is {} with gradients of {}", member.name, params.storage().word(), grads.storage().word())
+    };
+    bail!(
+        "{}: [clip] group_norm is over tensors of one format, and in {} {}, and {}; give each a [[group]], or take \
+         global_norm",
+        config.path.display(),
+        config.group_name(a.group),
+        lies(a),
+        lies(b),
+    );
+}
+
+/// What is said of 16 bits, and of chance, where there are none, is most likely a slip.
+fn warn_of_idle_formats<R: Rule>(config: &Config<R>, members: &[Member], report: &mut Report) {
+    for (number, group) in config.groups.iter().enumerate() {
+        let own: Vec<&Member> = members.iter().filter(|member| member.group == number).collect();
+        let wide = own.iter().all(|member| member.formats.params == Format::F32);
+        let key = match group.format.rounding {
+            _ if !wide || own.is_empty() => continue,
+            _ if group.format.master == Some(true) => "master = true",
+            Some(Rounding::Kahan) => "rounding = \"kahan\"",
+            Some(Rounding::Stochastic) if own.iter().all(|member| member.formats.is_plain()) => {
+                "rounding = \"stochastic\""
+            }
+            _ => continue,
+        };
+        let (path, name) = (config.path.display(), config.group_name(number));
+        report.warn(format!("{path}: [format] {key} does nothing for {name}: their parameters are F32"));
     }
 }
 

@@ -2,52 +2,56 @@
 
 use std::io::Write;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use wgpu_optim::chain::control::Control;
-use wgpu_optim::{Arena, BufferRange, Group, Kernels, Optimizer, Rule, readback, wgpu};
+use wgpu_optim::{Arena, BufferRange, Group, Kernels, Optimizer, Rule, Tensor, readback, wgpu};
 
-use super::{Stepper, advise, names};
+use super::{Stepper, Stored, advise, names};
 use crate::adapter::{Opened, open};
 use crate::config::Config;
-use crate::inputs::Member;
+use crate::inputs::{Member, parts};
+use crate::numbers::Numbers;
 
 pub struct Gpu<R: Rule> {
     opened: Opened,
     arena: Arena,
     optimizer: Optimizer<R>,
     names: Vec<String>,
+    /// The config's group of each of the optimizer's.
+    groups: Vec<usize>,
     /// Bytes that the queue holds and has not sent.
     waiting: u64,
 }
 
 impl<R: Rule> Gpu<R> {
     pub fn new(adapter: &wgpu::Adapter, config: &Config<R>, members: &[Member]) -> Result<Self> {
+        if let Some(member) = members.iter().find(|member| !member.formats.is_plain()) {
+            bail!("{:?} is not f32 throughout, which an adapter does not step yet; step it with --device cpu", member.name);
+        }
         let opened = open(adapter)?;
         let sizes = members.iter().map(|member| (member.name.as_str(), member.len));
         let arena = Arena::new(&opened.device, sizes).map_err(advise)?;
-        let mut tensors = members.iter().map(|member| member.group).zip(arena.tensors()).peekable();
-        let mut groups = Vec::with_capacity(config.groups.len());
-        for (number, group) in config.groups.iter().enumerate() {
-            let mut own = Vec::new();
-            while let Some((_, tensor)) = tensors.next_if(|(group, _)| *group == number) {
-                own.push(tensor);
-            }
-            groups.push(Group::new(group.steps[0].clone(), own));
-        }
+        let mut tensors = arena.tensors().into_iter();
+        let groups: Vec<usize> = parts(members).map(|part| part[0].group).collect();
+        let made = parts(members).map(|part| {
+            let own: Vec<Tensor> = tensors.by_ref().take(part.len()).collect();
+            Group::new(config.groups[part[0].group].steps[0].clone(), own)
+        });
+        let made: Vec<Group<R>> = made.collect();
         let kernels = Kernels::new(&opened.device)?;
         let chain = config.chain.clone();
-        let mut optimizer = Optimizer::with_chain(&opened.device, &kernels, chain, groups).map_err(advise)?;
-        for (number, group) in config.groups.iter().enumerate() {
-            optimizer.set_schedule(number, group.schedule.clone())?;
+        let mut optimizer = Optimizer::with_chain(&opened.device, &kernels, chain, made).map_err(advise)?;
+        for (number, &group) in groups.iter().enumerate() {
+            optimizer.set_schedule(number, config.groups[group].schedule.clone())?;
         }
         let names = members.iter().map(|member| member.name.clone()).collect();
-        Ok(Self { opened, arena, optimizer, names, waiting: 0 })
+        Ok(Self { opened, arena, optimizer, names, groups, waiting: 0 })
     }
 
     /// Small tensors are left to the queue and sent together: waiting for each would cost more than it moves.
-    fn upload(&mut self, range: &BufferRange, values: &[f32]) -> Result<()> {
+    fn upload(&mut self, range: &BufferRange, values: &Numbers) -> Result<()> {
         let Opened { device, queue, .. } = &self.opened;
-        let bytes: &[u8] = bytemuck::cast_slice(values);
+        let bytes = values.bytes();
         if range.size() < readback::CHUNK && bytes.len() as u64 == range.size() {
             queue.write_buffer(range.buffer(), range.offset(), bytes);
             self.waiting += range.size();
@@ -81,18 +85,19 @@ impl<R: Rule> Gpu<R> {
 }
 
 impl<R: Rule> Stepper<R> for Gpu<R> {
-    fn set_params(&mut self, tensor: usize, values: Vec<f32>) -> Result<()> {
+    fn set_params(&mut self, tensor: usize, values: Numbers) -> Result<()> {
         let range = self.arena.params(&self.names[tensor])?.clone();
         self.upload(&range, &values)
     }
 
-    fn set_gradient(&mut self, tensor: usize, values: Vec<f32>) -> Result<()> {
+    fn set_gradient(&mut self, tensor: usize, values: Numbers) -> Result<()> {
         let range = self.arena.grads(&self.names[tensor])?.clone();
         self.upload(&range, &values)
     }
 
-    fn set_state(&mut self, tensor: usize, slot: &str, values: Vec<f32>) -> Result<()> {
+    fn set_state(&mut self, tensor: usize, slot: &str, stored: Stored) -> Result<()> {
         let Opened { device, queue, .. } = &self.opened;
+        let values: Vec<f32> = bytemuck::pod_collect_to_vec(&stored.bytes);
         Ok(self.optimizer.write_state_blocking(device, queue, &self.names[tensor], slot, &values)?)
     }
 
@@ -109,8 +114,11 @@ impl<R: Rule> Stepper<R> for Gpu<R> {
         self.optimizer.set_recorded(steps);
     }
 
-    fn retune(&mut self, group: usize, settings: R) -> Result<()> {
-        Ok(self.optimizer.retune(group, settings)?)
+    fn retune(&mut self, group: usize, settings: &R) -> Result<()> {
+        for (number, _) in self.groups.iter().enumerate().filter(|(_, own)| **own == group) {
+            self.optimizer.retune(number, settings.clone())?;
+        }
+        Ok(())
     }
 
     fn step(&mut self, absent: &[usize]) -> Result<()> {
@@ -143,6 +151,10 @@ impl<R: Rule> Stepper<R> for Gpu<R> {
         for range in self.optimizer.state_ranges(&self.names[tensor], slot)? {
             self.download(&range, sink)?;
         }
+        Ok(())
+    }
+
+    fn write_scales(&self, _tensor: usize, _slot: &str, _sink: &mut dyn Write) -> Result<()> {
         Ok(())
     }
 }
