@@ -3,18 +3,27 @@
 //! Plain on purpose: one loop over slices, in the order of the formula. The feature `parallel` adds
 //! `Optimizer::step_parallel`, the same step on all cores.
 
+mod formatted;
+mod slice;
+mod state;
+mod stretch;
+
 use std::ops::{Deref, DerefMut};
 
 use crate::Error;
 use crate::chain::control::{Control, Measure, Verdict};
 use crate::chain::gate::{Gate, Switches};
 use crate::chain::{ACCUMULATED, Chain, EMA, Norm};
-use crate::format::Formats;
-use crate::pages::Pages;
+use crate::format::{Formats, KAHAN, MASTER};
 use crate::roster::{self, Member, Roster, SKIP};
-use crate::rule::{MAX_SLOTS, Rule, cast, kept_slots};
+use crate::rule::{MAX_SLOTS, Rule, cast};
 use crate::schedule::Schedule;
 use crate::wgsl::Real;
+
+pub use slice::{Slice, SliceMut};
+pub(crate) use state::State;
+#[cfg(feature = "parallel")]
+pub(crate) use stretch::{Streams, Stretch};
 
 /// Steps one tensor: `params` and the kept `slots` in place, from `grads`.
 ///
@@ -115,8 +124,17 @@ impl<R: Rule, T: Real> Optimizer<R, T> {
         settings: R,
         tensors: impl IntoIterator<Item = (&'a str, usize)>,
     ) -> Result<usize, Error> {
+        self.add(settings, Formats::default(), tensors)
+    }
+
+    fn add<'a>(
+        &mut self,
+        settings: R,
+        formats: Formats,
+        tensors: impl IntoIterator<Item = (&'a str, usize)>,
+    ) -> Result<usize, Error> {
         let mut roster = self.roster.clone();
-        let group = roster.add_group(settings, Formats::default())?;
+        let group = roster.add_group(settings, formats)?;
         let members: Vec<Member> =
             tensors.into_iter().map(|(name, len)| Member::new(name.into(), len as u64, group)).collect();
         if let Some(empty) = members.iter().find(|member| member.len == 0) {
@@ -125,7 +143,7 @@ impl<R: Rule, T: Real> Optimizer<R, T> {
         roster.add_members(members)?;
         let added = &roster.members()[self.roster.members().len()..];
         let lens = added.iter().map(|member| member.len as usize).collect();
-        self.state.add(roster.group(group)?, roster.chain(), lens)?;
+        self.state.add(&roster, group, lens)?;
         self.roster = roster;
         Ok(group)
     }
@@ -134,8 +152,12 @@ impl<R: Rule, T: Real> Optimizer<R, T> {
     /// in which they were added. Where the chain accumulates, the step takes what was summed up, and `grads` is empty.
     ///
     /// # Errors
-    /// [`Error::Tensors`] or [`Error::Length`], before anything has changed.
+    /// [`Error::Tensors`], [`Error::Length`], or [`Error::Format`] where a group has 16 bits, before anything has changed.
     pub fn step(&mut self, params: &mut [&mut [T]], grads: &[&[T]]) -> Result<(), Error> {
+        if self.is_formatted() {
+            let grads: Vec<Slice<'_, T>> = grads.iter().map(|grads| Slice::Full(grads)).collect();
+            return self.step_slices(&mut as_slices(params), &grads);
+        }
         self.check_step(params, grads)?;
         let measure = |norm: Norm, g: &[T]| Measure::of(g, norm);
         let Some(Next { hypers, gates, on }) = self.next(grads, measure)? else { return Ok(()) };
@@ -161,8 +183,12 @@ impl<R: Rule, T: Real> Optimizer<R, T> {
     /// advances nothing: 1 sums micro-batches up, one over their number averages them.
     ///
     /// # Errors
-    /// [`Error::Tensors`], [`Error::Length`], [`Error::UnknownSlot`] where the chain does not accumulate.
+    /// [`Error::Tensors`], [`Error::Length`], [`Error::Format`], [`Error::UnknownSlot`] where the chain does not accumulate.
     pub fn accumulate(&mut self, grads: &[&[T]], weight: f64) -> Result<(), Error> {
+        if self.is_formatted() {
+            let grads: Vec<Slice<'_, T>> = grads.iter().map(|grads| Slice::Full(grads)).collect();
+            return self.accumulate_slices(&grads, weight);
+        }
         if let Some(first) = self.roster.members().first() {
             self.roster.plane(self.roster.find(&first.name)?, ACCUMULATED)?;
         }
@@ -184,6 +210,16 @@ impl<R: Rule, T: Real> Optimizer<R, T> {
         grads: &[&[T]],
         measure: impl Fn(Norm, &[T]) -> Measure,
     ) -> Result<Option<Next<R, T>>, Error> {
+        self.decide(|own, norm| {
+            own.measures(norm, |tensor, sums| measure(norm, if sums.is_empty() { grads[tensor] } else { sums }))
+        })
+    }
+
+    /// The same, from measures of gradients of whatever format.
+    pub(crate) fn decide(
+        &mut self,
+        measures: impl FnOnce(&mut Self, Norm) -> Vec<Measure>,
+    ) -> Result<Option<Next<R, T>>, Error> {
         self.roster.tune()?;
         if self.roster.classes().next().is_none() {
             return Ok(None);
@@ -196,7 +232,7 @@ impl<R: Rule, T: Real> Optimizer<R, T> {
         }
         let verdict = match chain.measures() {
             true => {
-                let measures = self.measures(grads, chain.measured().0, measure);
+                let measures = measures(self, chain.measured().0);
                 self.control.decide(&chain, &measures)
             }
             false => Verdict { skip: false, factors: vec![1.0; self.roster.scopes()] },
@@ -210,17 +246,16 @@ impl<R: Rule, T: Real> Optimizer<R, T> {
         Ok(Some(Next { hypers, gates: self.roster.classes().map(gate).collect(), on }))
     }
 
-    /// What is known of the gradients, by scope.
-    fn measures(&mut self, grads: &[&[T]], norm: Norm, measure: impl Fn(Norm, &[T]) -> Measure) -> Vec<Measure> {
+    /// What is known of the gradients, by scope: `measure` is given a tensor, and its sums if there are any.
+    pub(crate) fn measures(&mut self, norm: Norm, measure: impl Fn(usize, &[T]) -> Measure) -> Vec<Measure> {
         let scopes: Vec<usize> = self.roster.classes().map(|class| class.scope).collect();
         let mut measures = vec![Measure::default(); self.roster.scopes()];
         for (tensor, slots) in self.state.slices().enumerate() {
             let class = self.roster.class_of()[tensor];
             if class != SKIP {
                 let [.., sums] = slots;
-                let own: &[T] = if sums.is_empty() { grads[tensor] } else { sums };
                 let scope = &mut measures[scopes[class as usize]];
-                *scope = scope.with(measure(norm, own), norm);
+                *scope = scope.with(measure(tensor, sums), norm);
             }
         }
         measures
@@ -358,33 +393,34 @@ impl<R: Rule, T: Real> Optimizer<R, T> {
         Ok(())
     }
 
-    /// The values of a state slot.
+    /// The values of a state slot, where they lie as they are computed with.
     ///
     /// # Errors
-    /// [`Error::UnknownName`], [`Error::UnknownSlot`].
+    /// [`Error::UnknownName`], [`Error::UnknownSlot`], [`Error::Stored`] where they have fewer bits:
+    /// [`read_state`](Self::read_state) decodes them.
     pub fn state(&self, name: &str, slot: &str) -> Result<&[T], Error> {
-        let tensor = self.roster.find(name)?;
-        self.roster.plane(tensor, slot)?;
-        Ok(self.state.get(tensor, array_of::<R>(slot)))
+        match self.stored(name, slot)? {
+            Slice::Full(values) => Ok(values),
+            other => Err(Error::Stored { slot: slot.into(), name: name.into(), format: other.format() }),
+        }
     }
 
-    /// Sets the values of a state slot.
+    /// Sets the values of a state slot; where they have fewer bits, to the nearest.
     ///
     /// # Errors
     /// [`Error::UnknownName`], [`Error::UnknownSlot`], [`Error::Length`].
     pub fn set_state(&mut self, name: &str, slot: &str, values: &[T]) -> Result<(), Error> {
-        let tensor = self.roster.find(name)?;
-        self.roster.plane(tensor, slot)?;
-        let kept = self.state.get_mut(tensor, array_of::<R>(slot));
-        if kept.len() != values.len() {
+        let mut kept = self.stored_mut(name, slot)?;
+        let expected = kept.as_slice().len();
+        if expected != values.len() {
             return Err(Error::Length {
                 what: slot.into(),
                 name: name.into(),
                 found: values.len() as u64,
-                expected: kept.len() as u64,
+                expected: expected as u64,
             });
         }
-        kept.copy_from_slice(values);
+        kept.encode(values, None);
         Ok(())
     }
 
@@ -446,89 +482,17 @@ fn check_chain(chain: &Chain) -> Result<(), Error> {
 /// Arrays of state: the rule's slots, the average, the sums of gradients.
 pub(crate) const ARRAYS: usize = MAX_SLOTS + 2;
 
-/// The array of a slot that is kept.
+/// The array of a slot that is kept; that of what formats keep comes after those that an update sees.
 pub(crate) fn array_of<R: Rule>(slot: &str) -> usize {
     let own = R::SLOTS.iter().position(|known| *known == slot);
-    own.unwrap_or(if slot == EMA { MAX_SLOTS } else { MAX_SLOTS + 1 })
+    own.unwrap_or(match slot {
+        EMA => MAX_SLOTS,
+        MASTER | KAHAN => ARRAYS,
+        _ => MAX_SLOTS + 1,
+    })
 }
 
-/// The slots of all tensors: those of a group in one array for each slot, so that many small ones lie as one large.
-#[derive(Clone, Debug)]
-pub(crate) struct State<T: Real> {
-    blocks: Vec<Block<T>>,
-    /// Each tensor's block, and its place there.
-    of: Vec<(usize, usize)>,
-}
-
-#[derive(Clone, Debug)]
-struct Block<T: Real> {
-    /// For each slot; empty where it is not kept.
-    slots: [Pages<T>; ARRAYS],
-    /// (first element, elements) of each tensor.
-    places: Vec<(usize, usize)>,
-}
-
-/// Tensors start at multiples of this many elements: a line of the cache.
-const LINE: usize = 16;
-
-/// A length in whole lines.
-fn padded(len: usize) -> usize {
-    len.div_ceil(LINE).saturating_mul(LINE)
-}
-
-impl<T: Real> Default for State<T> {
-    fn default() -> Self {
-        Self { blocks: Vec::new(), of: Vec::new() }
-    }
-}
-
-impl<T: Real> State<T> {
-    /// Adds tensors that have taken no step.
-    fn add<R: Rule>(&mut self, settings: &R, chain: &Chain, lens: Vec<usize>) -> Result<(), Error> {
-        let mut end = 0usize;
-        let mut place = |len: usize| {
-            let start = end;
-            end = end.saturating_add(padded(len));
-            (start, len)
-        };
-        let places: Vec<(usize, usize)> = lens.into_iter().map(&mut place).collect();
-        let mut slots: [Pages<T>; ARRAYS] = Default::default();
-        for slot in kept_slots(settings) {
-            slots[slot] = Pages::new(end, slot + 1, T::from_f64(settings.initial(slot)))?;
-        }
-        for slot in chain.slots().into_iter().map(array_of::<R>) {
-            slots[slot] = Pages::new(end, slot + 1, T::from_f64(0.0))?;
-        }
-        self.of.extend((0..places.len()).map(|place| (self.blocks.len(), place)));
-        self.blocks.push(Block { slots, places });
-        Ok(())
-    }
-
-    /// The slots of every tensor, empty where they are not kept.
-    pub fn slices(&mut self) -> impl Iterator<Item = [&mut [T]; ARRAYS]> {
-        self.blocks.iter_mut().flat_map(|Block { slots, places }| {
-            let mut rest = slots.each_mut().map(|slot| &mut slot[..]);
-            places.iter().map(move |&(_, len)| {
-                rest.each_mut().map(|rest| {
-                    let own = rest.split_off_mut(..padded(len).min(rest.len())).unwrap_or_default();
-                    let kept = len.min(own.len());
-                    &mut own[..kept]
-                })
-            })
-        })
-    }
-
-    pub fn get(&self, tensor: usize, slot: usize) -> &[T] {
-        let (block, place) = self.of[tensor];
-        let Block { slots, places } = &self.blocks[block];
-        let (start, len) = places[place];
-        &slots[slot][start..start + len]
-    }
-
-    pub fn get_mut(&mut self, tensor: usize, slot: usize) -> &mut [T] {
-        let (block, place) = self.of[tensor];
-        let Block { slots, places } = &mut self.blocks[block];
-        let (start, len) = places[place];
-        &mut slots[slot][start..start + len]
-    }
+/// Slices of parameters, as those of groups with formats are.
+pub(crate) fn as_slices<'a, T: Real>(params: &'a mut [&mut [T]]) -> Vec<SliceMut<'a, T>> {
+    params.iter_mut().map(|params| SliceMut::Full(params)).collect()
 }

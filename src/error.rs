@@ -32,6 +32,14 @@ pub enum Error {
     #[error("{what} of {name:?} has {found} elements, its parameters have {expected}")]
     Length { what: String, name: String, found: u64, expected: u64 },
 
+    /// A slice of numbers lies otherwise than its group says.
+    #[error("{what} of {name:?}: a slice in {found} was given, its group has {expected}")]
+    Format { what: &'static str, name: String, found: &'static str, expected: &'static str },
+
+    /// A slot is kept in fewer bits than were asked for.
+    #[error("{slot} of {name:?} is kept in {format}, not in f32; read it decoded, with read_state")]
+    Stored { slot: String, name: String, format: &'static str },
+
     /// Not one slice for each tensor.
     #[error("{found} slices of {what} were given for {expected} tensors")]
     Tensors { what: &'static str, found: u64, expected: u64 },

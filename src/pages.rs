@@ -5,8 +5,9 @@
 
 use std::ops::{Deref, DerefMut};
 
+use bytemuck::Pod;
+
 use crate::Error;
-use crate::wgsl::Real;
 
 /// Bytes from which an array is mapped, by the feature `parallel`; shorter ones stay in a cache anyway.
 #[cfg(feature = "parallel")]
@@ -30,7 +31,7 @@ enum Memory<T> {
     },
 }
 
-impl<T: Real> Pages<T> {
+impl<T: Pod + PartialEq> Pages<T> {
     /// `len` numbers, all `initial`. Arrays that are walked together should differ in `row`, from 0 up: they are
     /// shifted by it.
     ///
@@ -44,7 +45,7 @@ impl<T: Real> Pages<T> {
             let start = row * SHIFT;
             let map = map(size.saturating_add(start)).map_err(|error| refused(error.to_string()))?;
             let mut pages = Self(Memory::Mapped { map, start, len });
-            if initial != T::from_f64(0.0) {
+            if initial != T::zeroed() {
                 pages.fill(initial);
             }
             return Ok(pages);
@@ -74,7 +75,7 @@ impl<T> Default for Pages<T> {
     }
 }
 
-impl<T: Real> Deref for Pages<T> {
+impl<T: Pod> Deref for Pages<T> {
     type Target = [T];
 
     fn deref(&self) -> &[T] {
@@ -86,7 +87,7 @@ impl<T: Real> Deref for Pages<T> {
     }
 }
 
-impl<T: Real> DerefMut for Pages<T> {
+impl<T: Pod> DerefMut for Pages<T> {
     fn deref_mut(&mut self) -> &mut [T] {
         match &mut self.0 {
             Memory::Heap(values) => values,
@@ -98,7 +99,7 @@ impl<T: Real> DerefMut for Pages<T> {
     }
 }
 
-impl<T: Real> Clone for Pages<T> {
+impl<T: Pod> Clone for Pages<T> {
     /// A copy on the heap: what is cloned is seldom stepped.
     fn clone(&self) -> Self {
         Self(Memory::Heap(self.to_vec()))

@@ -4,6 +4,8 @@
 //! and chosen when it runs. It computes what the twin computes, bit for bit, however many threads there are: an
 //! element depends on no other, and no multiplication is fused with an addition.
 
+mod formatted;
+
 use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
@@ -12,7 +14,8 @@ use crate::Error;
 use crate::chain::Norm;
 use crate::chain::control::Measure;
 use crate::chain::gate::{Gate, Switches};
-use crate::cpu::{ARRAYS, Next, Optimizer};
+use crate::cpu::{ARRAYS, Next, Optimizer, Slice, as_slices};
+use crate::format::blocks;
 use crate::roster::SKIP;
 use crate::rule::Rule;
 
@@ -46,12 +49,15 @@ impl<R: Rule> Optimizer<R, f32> {
     /// # Errors
     /// As [`step`](Self::step).
     pub fn step_parallel(&mut self, params: &mut [&mut [f32]], grads: &[&[f32]]) -> Result<(), Error> {
+        if self.is_formatted() {
+            let grads: Vec<Slice<'_>> = grads.iter().map(|grads| Slice::Full(grads)).collect();
+            return self.step_slices_parallel(&mut as_slices(params), &grads);
+        }
         self.check_step(params, grads)?;
         let Some(Next { hypers, gates, on }) = self.next(grads, measure)? else { return Ok(()) };
         let total = params.iter().map(|p| p.len()).sum::<usize>();
-        let task = (total / (rayon::current_num_threads() * TASKS)).clamp(SHORTEST, LONGEST);
         let usual: Vec<bool> = self.groups().iter().map(is_usual).collect();
-        let mut tasks = Tasks { task, open: 0, tasks: Vec::new() };
+        let mut tasks = Tasks::new(total);
         for (tensor, (p, slots)) in params.iter_mut().zip(self.state.slices()).enumerate() {
             let class = self.roster.class_of()[tensor];
             if class != SKIP {
@@ -72,25 +78,42 @@ fn is_usual<R: Rule>(settings: &R) -> bool {
     R::PRESETS.first().is_some_and(|(_, _, preset)| preset.switches() == settings.switches())
 }
 
-/// Pieces of tensors, gathered so that tasks are of like length.
-struct Tasks<'a, R: Rule> {
+/// A stretch of one tensor that can be stepped in parts.
+trait Part: Send {
+    fn len(&self) -> usize;
+
+    /// Takes the first elements, as many as there are up to `len`.
+    fn split(&mut self, len: usize) -> Self;
+
+    fn step(self);
+}
+
+/// Parts of tensors, gathered so that tasks are of like length.
+struct Tasks<P> {
     task: usize,
     /// Elements of the last task.
     open: usize,
-    tasks: Vec<Vec<Piece<'a, R>>>,
+    tasks: Vec<Vec<P>>,
 }
 
-impl<'a, R: Rule> Tasks<'a, R> {
-    fn add(&mut self, mut rest: Piece<'a, R>) {
-        while !rest.params.is_empty() {
+impl<P: Part> Tasks<P> {
+    /// For so many elements in all.
+    fn new(total: usize) -> Self {
+        let task = (total / (rayon::current_num_threads() * TASKS)).clamp(SHORTEST, LONGEST);
+        Self { task, open: 0, tasks: Vec::new() }
+    }
+
+    fn add(&mut self, mut rest: P) {
+        while rest.len() > 0 {
             if self.tasks.is_empty() || self.open >= self.task {
                 self.tasks.push(Vec::new());
                 self.open = 0;
             }
-            let piece = rest.split(self.task - self.open);
-            self.open += piece.params.len();
+            // Whole blocks: numbers of 8 bits are encoded by them.
+            let part = rest.split((self.task - self.open).next_multiple_of(blocks::BLOCK as usize));
+            self.open += part.len();
             if let Some(task) = self.tasks.last_mut() {
-                task.push(piece);
+                task.push(part);
             }
         }
     }
@@ -102,7 +125,7 @@ impl<'a, R: Rule> Tasks<'a, R> {
         let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
         let work = || {
             while let Some(task) = next() {
-                task.into_iter().for_each(Piece::step);
+                task.into_iter().for_each(P::step);
             }
         };
         rayon::in_place_scope(|scope| {
@@ -127,8 +150,11 @@ struct Piece<'a, R: Rule> {
     slots: [&'a mut [f32]; ARRAYS],
 }
 
-impl<'a, R: Rule> Piece<'a, R> {
-    /// Takes the first elements, as many as there are up to `len`.
+impl<'a, R: Rule> Part for Piece<'a, R> {
+    fn len(&self) -> usize {
+        self.params.len()
+    }
+
     fn split(&mut self, len: usize) -> Self {
         let len = len.min(self.params.len());
         let take = |from: &mut &'a mut [f32]| from.split_off_mut(..len.min(from.len())).unwrap_or_default();
@@ -147,7 +173,9 @@ impl<'a, R: Rule> Piece<'a, R> {
             self.split(BLOCK).step_gated(gate, &mut received);
         }
     }
+}
 
+impl<R: Rule> Piece<'_, R> {
     /// Steps a block, with the chain before and after it while it lies in the nearest cache.
     fn step_gated(self, gate: &Gate<f32>, received: &mut [f32; BLOCK]) {
         let Self { rule, usual, h, gate: _, on, params, grads, slots: [a, b, c, ema, sums] } = self;

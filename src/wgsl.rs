@@ -31,6 +31,8 @@ pub trait Real:
     fn square_root(self) -> Self;
     /// e to this power.
     fn exponential(self) -> Self;
+    /// Whether no bit is set.
+    fn is_plus_zero(self) -> bool;
 }
 
 impl Real for f32 {
@@ -50,6 +52,10 @@ impl Real for f32 {
     fn exponential(self) -> Self {
         self.exp()
     }
+    #[inline(always)]
+    fn is_plus_zero(self) -> bool {
+        self.to_bits() == 0
+    }
 }
 
 impl Real for f64 {
@@ -68,6 +74,10 @@ impl Real for f64 {
     #[inline(always)]
     fn exponential(self) -> Self {
         self.exp()
+    }
+    #[inline(always)]
+    fn is_plus_zero(self) -> bool {
+        self.to_bits() == 0
     }
 }
 

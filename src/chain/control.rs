@@ -26,9 +26,13 @@ impl Measure {
 
     /// That of some gradients.
     pub fn of<T: Real>(grads: &[T], norm: Norm) -> Self {
+        Self::over(grads.iter().map(|g| g.to_f64()), norm)
+    }
+
+    /// The same, of gradients of any format.
+    pub fn over(grads: impl Iterator<Item = f64>, norm: Norm) -> Self {
         let (mut sum, mut largest, mut nonfinite) = (0.0f64, 0.0f64, 0);
         for g in grads {
-            let g = g.to_f64();
             nonfinite += u64::from(!g.is_finite());
             sum += g * g;
             largest = largest.max(g.abs());

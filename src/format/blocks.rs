@@ -115,6 +115,7 @@ pub fn scale(values: &[f32]) -> f32 {
 }
 
 /// A block to its codes; returns the scale.
+#[inline(always)]
 pub fn encode(map: Map, values: &[f32], codes: &mut [u8]) -> f32 {
     let scale = scale(values);
     codes.iter_mut().zip(values).for_each(|(code, x)| *code = map.encode(*x, scale));

@@ -1,0 +1,151 @@
+//! A format around an update: what is stored becomes numbers, is stepped, and is stored again, a block at a time, while it
+//! lies in the nearest cache.
+
+use super::slice::Chance;
+use super::state::ALL;
+use super::{ARRAYS, Slice, SliceMut};
+use crate::rule::MAX_SLOTS;
+use crate::wgsl::{Real, U32, select};
+
+/// Elements that are decoded, stepped and encoded at once: few enough for all of them to lie in the nearest cache, and
+/// whole blocks of 8 bits.
+pub(crate) const BLOCK: usize = 1 << 10;
+
+/// A stretch of one tensor: what a step of it reads and writes.
+#[derive(Debug)]
+pub(crate) struct Stretch<'a, T> {
+    params: SliceMut<'a, T>,
+    /// Empty where they were summed up.
+    grads: Slice<'a, T>,
+    /// Empty where not kept: the rule's, the average, the sums of gradients.
+    slots: [SliceMut<'a, T>; ARRAYS],
+    /// The master of the parameters, or what their rounding has lost.
+    beside: SliceMut<'a, T>,
+    /// The number of its first element in the tensor.
+    first: usize,
+}
+
+/// The streams of a tensor's noise in one step; none where what is written goes to the nearest.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Streams {
+    pub params: Option<U32>,
+    pub slots: [Option<U32>; MAX_SLOTS],
+}
+
+/// Where a block is decoded.
+struct Decoded<T> {
+    params: [T; BLOCK],
+    grads: [T; BLOCK],
+    slots: [[T; BLOCK]; MAX_SLOTS],
+}
+
+impl<'a, T: Real> Stretch<'a, T> {
+    /// A whole tensor.
+    pub fn new(params: SliceMut<'a, T>, grads: Slice<'a, T>, arrays: [SliceMut<'a, T>; ALL]) -> Self {
+        let [a, b, c, ema, sums, beside] = arrays;
+        Self { params, grads, slots: [a, b, c, ema, sums], beside, first: 0 }
+    }
+
+    #[inline(always)]
+    pub fn len(&self) -> usize {
+        self.params.as_slice().len()
+    }
+
+    /// Takes the first elements, as many as there are up to `len`, which is of whole blocks of 8 bits.
+    #[inline(always)]
+    pub fn split(&mut self, len: usize) -> Self {
+        let first = self.first;
+        self.first += len.min(self.len());
+        Self {
+            params: self.params.split_off(len),
+            grads: self.grads.split_off(len),
+            slots: self.slots.each_mut().map(|slot| slot.split_off(len)),
+            beside: self.beside.split_off(len),
+            first,
+        }
+    }
+
+    /// Steps it by `step`, which is given parameters, gradients and slots, and knows of no format.
+    #[inline(always)]
+    pub fn step(mut self, streams: &Streams, mut step: impl FnMut(&mut [T], &[T], [&mut [T]; ARRAYS])) {
+        match self {
+            Self { params: SliceMut::Full(params), grads: Slice::Full(grads), slots, .. }
+                if slots.iter().all(SliceMut::is_full) =>
+            {
+                step(params, grads, slots.map(SliceMut::full));
+            }
+            _ => {
+                let mut decoded = Decoded::new();
+                while self.len() > 0 {
+                    self.split(BLOCK).step_block(streams, &mut decoded, &mut step);
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn step_block(
+        mut self,
+        streams: &Streams,
+        decoded: &mut Decoded<T>,
+        step: &mut impl FnMut(&mut [T], &[T], [&mut [T]; ARRAYS]),
+    ) {
+        let Decoded { params, grads, slots: [a, b, c] } = decoded;
+        let [own_a, own_b, own_c, ema, sums] = &mut self.slots;
+        let slots = [own_a.open(a), own_b.open(b), own_c.open(c), ema.open(&mut []), sums.open(&mut [])];
+        step(open(&mut self.params, &mut self.beside, params), self.grads.open(grads), slots);
+        self.close(streams, decoded);
+    }
+
+    /// Stores what was stepped.
+    #[inline(always)]
+    fn close(&mut self, streams: &Streams, decoded: &mut Decoded<T>) {
+        let (n, first) = (self.len(), self.first);
+        let chance = |stream: Option<U32>| stream.map(|stream| Chance { stream, first });
+        for ((slot, values), stream) in self.slots.iter_mut().zip(&decoded.slots).zip(streams.slots) {
+            if !slot.is_full() {
+                slot.encode(&values[..n], chance(stream));
+            }
+        }
+        let moved = &mut decoded.params[..n];
+        match (&mut self.params, &mut self.beside) {
+            (SliceMut::Full(_), _) => {}
+            (params, SliceMut::Full([])) => params.encode(moved, chance(streams.params)),
+            (params, SliceMut::Full(master)) => params.encode(master, chance(streams.params)),
+            (params, lost) => {
+                params.encode(moved, None);
+                params.as_slice().meet(moved, |x, kept| *x = *x - kept);
+                lost.encode(moved, None);
+            }
+        }
+    }
+}
+
+/// The parameters as a rule sees them.
+#[inline(always)]
+fn open<'b, T: Real>(
+    params: &'b mut SliceMut<'_, T>,
+    beside: &'b mut SliceMut<'_, T>,
+    values: &'b mut [T],
+) -> &'b mut [T] {
+    match beside {
+        SliceMut::Full([]) => params.open(values),
+        SliceMut::Full(master) => {
+            // A master of +0 was not taken yet; where it was, its copy is +0, too.
+            params.as_slice().meet(master, |x, copy| *x = select(*x, copy, x.is_plus_zero()));
+            master
+        }
+        lost => {
+            let values = params.open(values);
+            lost.as_slice().meet(values, |x, lost| *x = *x + lost);
+            values
+        }
+    }
+}
+
+impl<T: Real> Decoded<T> {
+    fn new() -> Self {
+        let zeros = [T::from_f64(0.0); BLOCK];
+        Self { params: zeros, grads: zeros, slots: [zeros; MAX_SLOTS] }
+    }
+}
