@@ -39,7 +39,9 @@ impl<R: Rule, T: Real> Optimizer<R, T> {
     pub fn step_slices(&mut self, params: &mut [SliceMut<'_, T>], grads: &[Slice<'_, T>]) -> Result<(), Error> {
         self.check_slices(params, grads)?;
         let decided = self.decide(|own, norm| {
-            own.measures(norm, |tensor, sums| if sums.is_empty() { grads[tensor] } else { Slice::Full(sums) }.measure(norm))
+            own.measures(norm, |tensor, sums| {
+                if sums.is_empty() { grads[tensor] } else { Slice::Full(sums) }.measure(norm)
+            })
         });
         let Some(Next { hypers, gates, on }) = decided? else { return Ok(()) };
         let streams = self.streams();
