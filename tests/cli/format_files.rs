@@ -299,17 +299,19 @@ fn gradients_of_16_bits_that_are_not_finite_are_told() {
 }
 
 #[test]
-fn a_norm_over_a_group_is_over_one_format() {
+fn a_norm_over_a_group_is_over_all_formats_in_it() {
     let desk = Desk::new();
     mixed(&desk);
-    desk.text("optim.toml", &format!("{LR}[clip]\ngroup_norm = 1\n"));
-    let parts = ["optim.toml: [clip] group_norm is over tensors of one format, and in all tensors \"a\" is f32", "give each a [[group]]"];
-    desk.refuses(&three("cpu"), 1, &parts);
-    desk.text(
-        "optim.toml",
-        &format!("{LR}[clip]\ngroup_norm = 1\n[[group]]\nmatch = \"a\"\n[[group]]\nmatch = \"b\"\n[[group]]\nmatch = \"c\"\n"),
-    );
-    desk.succeeds(&three("cpu"));
+    for device in devices() {
+        // One group has every tensor, so its norm is that of all.
+        for over in ["global", "group", "tensor"] {
+            desk.text("optim.toml", &format!("{LR}[clip]\n{over}_norm = 0.5\n"));
+            desk.succeeds(&three(device));
+            desk.bytes(over, &desk.read(&format!("{device}.safetensors")));
+        }
+        desk.succeeds("compare global group --before p.safetensors");
+        assert!(desk.read("tensor") != desk.read("global"), "{device}");
+    }
 }
 
 #[test]

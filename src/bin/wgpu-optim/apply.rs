@@ -8,16 +8,16 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use clap::builder::NonEmptyStringValueParser;
-use wgpu_optim::format::{Format, Formats, Rounding};
-use wgpu_optim::{Over, Rule};
+use wgpu_optim::Rule;
+use wgpu_optim::format::{Format, Rounding};
 
 use crate::adapter::{Choice, Kind};
 use crate::catalog::{Job, unknown, with_preset};
 use crate::config::{Config, ConfigFile};
 use crate::explain::Explanation;
-use crate::inputs::{Inputs, Member, parts};
+use crate::inputs::{Inputs, Member};
 use crate::output::check_paths;
 use crate::report::Report;
 use crate::state::Saved;
@@ -105,7 +105,6 @@ impl Job for Apply<'_> {
         }
         let inputs = Inputs::open(&args.params, &args.grads)?;
         let members = inputs.members(&config)?;
-        check_norms(&config, &members)?;
         let saved = args.state.as_ref().map(|path| Saved::open(path, &inputs, &members, &config)).transpose()?;
         let mut report = Report::default();
         warn_of_idle_groups(&config, &inputs, &mut report);
@@ -122,28 +121,6 @@ impl Job for Apply<'_> {
         }
         Ok(ExitCode::SUCCESS)
     }
-}
-
-/// A norm is taken over a group of the optimizer, and tensors of several formats are several.
-fn check_norms<R: Rule>(config: &Config<R>, members: &[Member]) -> Result<()> {
-    if config.chain.clip.as_ref().is_none_or(|clip| clip.over != Over::Group) {
-        return Ok(());
-    }
-    let parts: Vec<&[Member]> = parts(members).collect();
-    let Some(pair) = parts.windows(2).find(|pair| pair[0][0].group == pair[1][0].group) else { return Ok(()) };
-    let [a, b] = [&pair[0][0], &pair[1][0]];
-    let lies = |member: &Member| {
-        let Formats { params, grads, .. } = &member.formats;
-        format!("{:?} is {} with gradients of {}", member.name, params.storage().word(), grads.storage().word())
-    };
-    bail!(
-        "{}: [clip] group_norm is over tensors of one format, and in {} {}, and {}; give each a [[group]], or take \
-         global_norm",
-        config.path.display(),
-        config.group_name(a.group),
-        lies(a),
-        lies(b),
-    );
 }
 
 /// What is said of 16 bits, and of chance, where there are none, is most likely a slip.

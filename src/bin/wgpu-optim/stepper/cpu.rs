@@ -31,6 +31,9 @@ impl<R: Rule> Cpu<R> {
             let tensors = part.iter().map(|member| (member.name.as_str(), member.len as usize));
             let number = optimizer.add_group_with(config.groups[group].steps[0].clone(), formats, tensors)?;
             optimizer.set_schedule(number, config.groups[group].schedule.clone())?;
+            if let Some(first) = groups.iter().position(|known| *known == group) {
+                optimizer.clip_together(number, first)?;
+            }
             groups.push(group);
         }
         let names = members.iter().map(|member| member.name.clone()).collect();
