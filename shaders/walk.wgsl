@@ -5,6 +5,9 @@ override WORKGROUP: u32 = 256u;
 // Whether a dispatch walks more than one stretch of lanes, and finds them in the launch's table.
 override HAS_PLACES: bool = false;
 
+// Vectors of a workgroup in that table.
+override PLACE_VECTORS: u32 = 1u;
+
 // What one dispatch walks, the same for every invocation; all but the first three in lanes.
 struct Run {
     // The first workgroup, in the table.
@@ -19,6 +22,9 @@ struct Run {
     grads: u32,
     state: u32,
     lanes: u32,
+    // What numbers are rounded by, where chance is: the tensor's word, and its first element here.
+    key: u32,
+    @size(12) element: u32,
 }
 
 // Where a lane lies in each of the three buffers.
@@ -28,7 +34,8 @@ struct At {
     state: u32,
 }
 
-// For each workgroup its first lane in params, grads and state, and how many it has.
+// For each workgroup its first lane in params, grads and state, and how many it has; where chance is, a second vector
+// for each, of the tensor's word and the first element.
 @group(0) @binding(3) var<storage, read> places: array<vec4<u32>>;
 @group(0) @binding(4) var<uniform> run: Run;
 
@@ -40,7 +47,7 @@ fn number(group: vec3<u32>) -> u32 {
 // Its first lane in each buffer, and how many lanes it has; idle workgroups read what is there.
 fn place(index: u32) -> vec4<u32> {
     if HAS_PLACES {
-        return places[run.first + index];
+        return places[PLACE_VECTORS * (run.first + index)];
     }
     return vec4<u32>(run.params, run.grads, run.state, run.lanes);
 }

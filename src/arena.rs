@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use crate::Error;
+use crate::format::Formats;
 use crate::kernel::{guarded, limits_of};
 use crate::plan;
 use crate::tensor::{BufferRange, Tensor};
@@ -21,15 +22,28 @@ pub struct Arena {
 }
 
 impl Arena {
-    /// Room for tensors given as names and lengths in elements.
+    /// Room for tensors given as names and lengths in elements, in `f32`.
     ///
     /// # Errors
     /// [`Error::Empty`], [`Error::DuplicateName`], [`Error::TooLarge`] for a tensor that no buffer of the device
     /// can hold, [`Error::OutOfMemory`].
     pub fn new<'a>(device: &wgpu::Device, tensors: impl IntoIterator<Item = (&'a str, u64)>) -> Result<Self, Error> {
+        Self::with_formats(device, &Formats::default(), tensors)
+    }
+
+    /// [`new`](Self::new), with parameters and gradients as these formats have them, which are those of the tensors' group.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn with_formats<'a>(
+        device: &wgpu::Device,
+        formats: &Formats,
+        tensors: impl IntoIterator<Item = (&'a str, u64)>,
+    ) -> Result<Self, Error> {
         let limits = limits_of(device)?;
         let tensors: Vec<(&str, u64)> = tensors.into_iter().collect();
-        let layout = plan::arena(&tensors, &limits)?;
+        let elements = [formats.params.size(), formats.grads.size()];
+        let layouts = plan::arena_of(&tensors, elements, &limits)?;
         let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
         let page = |role: &str, size: u64| {
             let label = format!("wgpu-optim arena {role}");
@@ -39,14 +53,17 @@ impl Arena {
             })
         };
         let mut arena = Self { pages: Vec::new(), tensors: Vec::new(), index: HashMap::new() };
-        for &size in &layout.pages {
-            arena.pages.push((page("params", size)?, page("grads", size)?));
+        for (&params, &grads) in layouts[0].pages.iter().zip(&layouts[1].pages) {
+            arena.pages.push((page("params", params)?, page("grads", grads)?));
         }
-        for ((name, _), (span, &room)) in tensors.iter().zip(layout.spans.iter().zip(&layout.rooms)) {
-            let (params, grads) = &arena.pages[span.buffer];
-            let range = |buffer| BufferRange::padded(buffer, span.offset, span.size, room);
-            arena.index.insert(name.to_string(), arena.tensors.len());
-            arena.tensors.push(Tensor::new(*name, range(params), range(grads)));
+        for (tensor, (name, _)) in tensors.iter().enumerate() {
+            let range = |layout: &plan::ArenaLayout, role: fn(&(wgpu::Buffer, wgpu::Buffer)) -> &wgpu::Buffer| {
+                let (span, room) = (layout.spans[tensor], layout.rooms[tensor]);
+                BufferRange::padded(role(&arena.pages[span.buffer]), span.offset, span.size, room)
+            };
+            let own = Tensor::new(*name, range(&layouts[0], |page| &page.0), range(&layouts[1], |page| &page.1));
+            arena.index.insert(name.to_string(), tensor);
+            arena.tensors.push(own);
         }
         Ok(arena)
     }

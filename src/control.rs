@@ -4,6 +4,7 @@
 //! scalars, from which the step reads them as it would from the host's.
 
 use crate::Error;
+use crate::format::stored::Stored;
 use crate::kernel::{Work, guarded};
 use crate::plan::Lanes;
 use crate::record::{Launches, Parts, ROW, Step, bind, binding, check_size, constant, filled, scalars_size, unmapped};
@@ -146,7 +147,8 @@ impl Control {
             let size = scalars_size::<R>(true);
             (own, gather, bind(device, label, kernels.scalars_layout(), [binding(&rows, 0, size)]))
         })?;
-        let pipeline = |work| kernels.pipeline(work, &roster.groups()[0], roster.chain(), (Lanes::Quads, false));
+        let (plain, walk) = (Stored::default(), (Lanes::Quads, false));
+        let pipeline = |work| kernels.pipeline(work, &roster.groups()[0], roster.chain(), &plain, walk);
         let width = (scopes.len() as u64).min(parts.limits.groups).max(1);
         let grid = (width as u32, (scopes.len() as u64).div_ceil(width) as u32);
         let gather = (pipeline(Work::Gather)?, gather, grid);
@@ -228,7 +230,7 @@ fn measured<R: Rule>(parts: &Parts<'_>, launches: &Launches, roster: &Roster<R>)
         let (step, job) = (step.clone(), (job * ROW) as u32);
         // Where sums of gradients lie depends on what else a group keeps.
         let settings = roster.settings(step.class);
-        let pipeline = parts.kernels.pipeline(Work::Measure, settings, roster.chain(), step.walk)?;
+        let pipeline = parts.kernels.pipeline(Work::Measure, settings, roster.chain(), &step.stored, step.walk)?;
         Ok(Measured { pipeline, step, job })
     };
     launches.steps().iter().enumerate().map(measured).collect()
@@ -281,7 +283,8 @@ fn orders<R: Rule>(roster: &Roster<R>, sets: &[Set]) -> Vec<u32> {
         let settings = roster.current(class.group);
         let [first, second] = settings.betas().map(|beta| log_beta(beta).to_bits());
         let step = class.step.try_into().unwrap_or(u32::MAX);
-        words.extend([class.scope as u32, class.first as u32, step, first, second]);
+        let chance = roster.step_key(class.group);
+        words.extend([class.scope as u32, class.first as u32, step, first, second, chance]);
         words.extend(scalars(settings, chain.scaler.is_some(), class.step));
     }
     words.extend(sets.iter().flat_map(|&(tensor, step)| [tensor, step]));

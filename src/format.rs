@@ -4,8 +4,10 @@
 //! rule knows of it.
 
 pub mod blocks;
+pub mod codes;
 pub mod halves;
 pub mod noise;
+pub mod stored;
 
 use std::collections::BTreeMap;
 
@@ -184,6 +186,13 @@ impl Formats {
     pub fn is_plain(&self) -> bool {
         let halves = self.params != Format::F32 || self.grads != Format::F32 || self.master;
         !halves && self.state == StateFormat::F32 && self.slots.values().all(|&slot| slot == StateFormat::F32)
+    }
+
+    /// Whether anything may be rounded by chance, whatever else a group's tensors keep.
+    pub fn has_chance(&self) -> bool {
+        let halves = self.params != Format::F32 || self.state == StateFormat::Bf16;
+        let slots = self.slots.values().any(|&slot| slot == StateFormat::Bf16);
+        self.rounding == Rounding::Stochastic && (halves || slots)
     }
 
     /// Refuses what does not go together, for a rule that knows these slots.

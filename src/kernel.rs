@@ -1,5 +1,7 @@
 //! Pipelines: a rule's text, its lanes and its switches, compiled once for a device.
 
+mod formats;
+
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -7,8 +9,10 @@ use std::task::{Context, Poll, Waker};
 use crate::Error;
 use crate::chain::gate::Switches;
 use crate::chain::{Chain, Norm};
+use crate::format::stored::Stored;
 use crate::plan::{self, Lanes, WORKGROUP};
 use crate::rule::{Rule, kept_slots};
+use formats::Widths;
 
 /// What a kernel does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -39,14 +43,13 @@ impl Work {
         }
     }
 
-    /// Its files, those of the rule and of the lanes apart.
+    /// Its files, those of the rule, of the lanes and of a step apart.
     fn files(self) -> &'static [&'static str] {
         const WALK: &str = include_str!("../shaders/walk.wgsl");
-        const STEP: &str = include_str!("../shaders/step.wgsl");
         const NORM: &str = include_str!("../shaders/chain/norm.wgsl");
         match self {
-            Work::Step => &[WALK, STEP, include_str!("../shaders/open.wgsl")],
-            Work::Gated => &[WALK, STEP, include_str!("../shaders/chain/gated.wgsl")],
+            Work::Step => &[WALK, include_str!("../shaders/open.wgsl")],
+            Work::Gated => &[WALK, include_str!("../shaders/chain/gated.wgsl")],
             Work::Accumulate => &[WALK, include_str!("../shaders/chain/accumulate.wgsl")],
             Work::Measure => &[WALK, NORM, include_str!("../shaders/chain/measure.wgsl")],
             Work::Gather => &[NORM, include_str!("../shaders/chain/gather.wgsl")],
@@ -58,39 +61,61 @@ impl Work {
     fn walks(self) -> bool {
         !matches!(self, Work::Gather | Work::Control)
     }
+
+    /// Whether it takes a step of what it goes over.
+    fn steps(self) -> bool {
+        matches!(self, Work::Step | Work::Gated)
+    }
 }
 
-/// The text of a kernel: whole files laid end to end.
+/// The text of a kernel where everything is `f32`: whole files laid end to end.
 pub fn text<R: Rule>(work: Work, lanes: Lanes) -> String {
-    let mut files = work.files().to_vec();
+    text_of::<R>(work, lanes, &Stored::default())
+}
+
+/// The text of a kernel for what lies like this.
+pub fn text_of<R: Rule>(work: Work, lanes: Lanes, stored: &Stored) -> String {
+    let (mut files, widths) = (work.files().to_vec(), Widths::of(stored));
     if work.walks() {
-        files.push(match lanes {
-            Lanes::Quads => include_str!("../shaders/quads.wgsl"),
-            Lanes::Words => include_str!("../shaders/words.wgsl"),
-        });
+        files.extend(widths.files(work, lanes));
     }
-    if matches!(work, Work::Step | Work::Gated) {
-        files.push(R::WGSL);
+    if work.steps() {
+        files.extend([widths.step(), R::WGSL]);
     }
     files.join("\n")
 }
 
-/// The values of a kernel's overrides for these settings and this chain, and for a run that does or does not read the
-/// table.
+/// The values of a kernel's overrides for these settings and this chain, where everything is `f32`, and for a run that does
+/// or does not read the table.
 pub fn overrides<R: Rule>(work: Work, settings: &R, chain: &Chain, places: bool) -> Vec<(String, f64)> {
+    let own = kept_slots(settings).into_iter().map(|slot| R::SLOTS[slot]);
+    overrides_of(work, settings, chain, &Stored::plain(own.chain(chain.slots())), places)
+}
+
+/// [`overrides`], for what lies like this.
+pub fn overrides_of<R: Rule>(
+    work: Work,
+    settings: &R,
+    chain: &Chain,
+    stored: &Stored,
+    places: bool,
+) -> Vec<(String, f64)> {
     let on = |name: &str, on: bool| (name.to_string(), f64::from(u8::from(on)));
     let workgroup = ("WORKGROUP".to_string(), WORKGROUP as f64);
-    let kept = kept_slots(settings);
-    let plane = |(plane, slot): (usize, &str)| (format!("PLANE_{}", slot.to_uppercase()), plane as f64);
-    let own = kept.iter().map(|&slot| R::SLOTS[slot]).enumerate().map(plane);
-    let chains = (kept.len()..).zip(chain.slots()).map(plane);
+    let kept = kept_slots(settings).len();
+    let planes = stored.planes.iter().zip(stored.places());
+    let named = planes.map(|(plane, place)| (format!("PLANE_{}", plane.slot.to_uppercase()), place as f64));
+    let (own, chains) = (named.clone().take(kept), named.skip(kept).take(chain.slots().len()));
     let sums = chains.clone().filter(|(name, _)| name == "PLANE_ACCUMULATED_GRAD");
     let gate = Switches::of(chain);
     let (norm, _) = chain.measured();
     let inf = on("HAS_INF", norm == Norm::Inf);
+    let vectors = ("PLACE_VECTORS".to_string(), Widths::of(stored).place_vectors().into());
+    let mut walk = vec![workgroup.clone(), on("HAS_PLACES", places), vectors];
+    walk.extend(formats::overrides(work, stored));
     match work {
         Work::Step | Work::Gated => {
-            let mut all = vec![workgroup, on("HAS_PLACES", places)];
+            let mut all = walk;
             all.extend(settings.switches().into_iter().map(|(name, is)| on(name, is)));
             all.extend(own);
             if work == Work::Gated {
@@ -99,10 +124,10 @@ pub fn overrides<R: Rule>(work: Work, settings: &R, chain: &Chain, places: bool)
             }
             all
         }
-        Work::Accumulate => [workgroup, on("HAS_PLACES", places)].into_iter().chain(sums).collect(),
+        Work::Accumulate => walk.into_iter().chain(sums).collect(),
         Work::Measure => {
             let accumulated = on("HAS_ACCUMULATED", gate.accumulated);
-            [workgroup, on("HAS_PLACES", places), inf, accumulated].into_iter().chain(sums).collect()
+            walk.into_iter().chain([inf, accumulated]).chain(sums).collect()
         }
         Work::Gather => vec![workgroup, inf],
         Work::Control => {
@@ -203,6 +228,7 @@ struct Key {
     rule: &'static str,
     work: Work,
     lanes: Lanes,
+    widths: Widths,
     overrides: Vec<(String, u64)>,
 }
 
@@ -284,16 +310,17 @@ impl Kernels {
         work: Work,
         settings: &R,
         chain: &Chain,
+        stored: &Stored,
         (lanes, places): (Lanes, bool),
     ) -> Result<wgpu::ComputePipeline, Error> {
-        let overrides = overrides(work, settings, chain, places);
+        let overrides = overrides_of(work, settings, chain, stored, places);
         let bits = overrides.iter().map(|(name, value)| (name.clone(), value.to_bits())).collect();
-        let key = Key { rule: R::NAME, work, lanes, overrides: bits };
+        let key = Key { rule: R::NAME, work, lanes, widths: Widths::of(stored), overrides: bits };
         let mut pipelines = self.inner.pipelines.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(pipeline) = pipelines.get(&key) {
             return Ok(pipeline.clone());
         }
-        let pipeline = self.compile::<R>(work, lanes, &overrides)?;
+        let pipeline = self.compile::<R>(work, lanes, stored, &overrides)?;
         pipelines.insert(key, pipeline.clone());
         Ok(pipeline)
     }
@@ -302,6 +329,7 @@ impl Kernels {
         &self,
         work: Work,
         lanes: Lanes,
+        stored: &Stored,
         overrides: &[(String, f64)],
     ) -> Result<wgpu::ComputePipeline, Error> {
         let device = &self.inner.device;
@@ -310,7 +338,7 @@ impl Kernels {
         guarded(device, &format!("the kernel of {}", R::NAME), || {
             let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
                 label: Some(&format!("wgpu-optim {} {entry} shader", R::NAME)),
-                source: wgpu::ShaderSource::Wgsl(text::<R>(work, lanes).into()),
+                source: wgpu::ShaderSource::Wgsl(text_of::<R>(work, lanes, stored).into()),
             });
             let layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
                 label: Some(&format!("wgpu-optim {entry} layout")),

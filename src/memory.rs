@@ -1,6 +1,7 @@
 //! What an optimizer takes of a device, told before it is taken.
 
 use crate::Error;
+use crate::format::Storage;
 use crate::plan::{ELEMENT, Item, Launch, Limits, Place, Placement, Run, Span, Window, arena, launches};
 use crate::rule::{Rule, kept_slots, variant};
 
@@ -73,8 +74,8 @@ pub fn memory_plan<R: Rule>(groups: &[(R, Vec<(&str, u64)>)], limits: &Limits) -
     let named: Vec<(&str, u64)> = members.iter().map(|&(_, name, len)| (name, len)).collect();
     let layout = arena(&named, limits)?;
     let item = |(&(group, _, len), room): (&(usize, &str, u64), &u64)| {
-        let slots = kept_slots(&settings[group]).len() as u64;
-        Item { variant: variant(&settings, group), group, slots, len, room: room / ELEMENT }
+        let planes = vec![Storage::F32; kept_slots(&settings[group]).len()];
+        Item { variant: variant(&settings, group), group, planes, key: None, len, room: room / ELEMENT }
     };
     let items: Vec<Item> = members.iter().zip(&layout.rooms).map(item).collect();
     let mut placement = Placement::default();
@@ -114,6 +115,6 @@ pub fn memory_plan<R: Rule>(groups: &[(R, Vec<(&str, u64)>)], limits: &Limits) -
 
 /// The places that an arena lends: a page is a buffer of parameters and one of gradients.
 fn lent((span, &room): (&Span, &u64)) -> (Place, Place) {
-    let place = |role| Place { span: Span { buffer: span.buffer * 2 + role, ..*span }, room };
+    let place = |role| Place { span: Span { buffer: span.buffer * 2 + role, ..*span }, room, element: ELEMENT };
     (place(0), place(1))
 }

@@ -10,7 +10,8 @@ use std::collections::{BTreeMap, HashSet};
 use crate::Error;
 use crate::chain::Chain;
 use crate::control::{Control, Memory, Set};
-use crate::format::Formats;
+use crate::format::noise::tensor_key;
+use crate::format::{Formats, Storage};
 use crate::kernel::{Kernels, limits_of};
 #[cfg(not(target_arch = "wasm32"))]
 use crate::kernel::{guarded, lost};
@@ -26,13 +27,20 @@ use crate::tensor::{BufferRange, Tensor, check_overlaps};
 #[derive(Clone, Debug)]
 pub struct Group<R> {
     settings: R,
+    formats: Formats,
     tensors: Vec<Tensor>,
 }
 
 impl<R: Rule> Group<R> {
     /// A group. Its number is its place among the groups of its optimizer, the first being 0.
     pub fn new(settings: R, tensors: impl IntoIterator<Item = Tensor>) -> Self {
-        Self { settings, tensors: tensors.into_iter().collect() }
+        Self { settings, formats: Formats::default(), tensors: tensors.into_iter().collect() }
+    }
+
+    /// The same, with parameters, gradients and state in these formats: all `f32` where nothing is said. An element of 16
+    /// bits has 2 bytes, and ranges are multiples of that; the last word of a range must lie in its buffer whole.
+    pub fn with_formats(self, formats: Formats) -> Self {
+        Self { formats, ..self }
     }
 }
 
@@ -71,6 +79,22 @@ struct Ready {
     /// What it is decided from.
     orders: Option<wgpu::BindGroup>,
     scalars: wgpu::BindGroup,
+}
+
+/// What keeps tensors out of each other's windows: other slots, other widths, and a word of chance for each.
+#[derive(Debug, Default)]
+struct Kinds(Vec<(usize, Vec<Storage>, bool)>);
+
+impl Kinds {
+    /// The number of a kind, new or not.
+    fn number(&mut self, structure: usize, planes: &[Storage], chance: bool) -> usize {
+        let known = |kind: &(usize, Vec<Storage>, bool)| (kind.0, &kind.1[..], kind.2) == (structure, planes, chance);
+        if let Some(number) = self.0.iter().position(known) {
+            return number;
+        }
+        self.0.push((structure, planes.to_vec(), chance));
+        self.0.len() - 1
+    }
 }
 
 impl<R: Rule> Optimizer<R> {
@@ -289,7 +313,8 @@ impl<R: Rule> Optimizer<R> {
         tensors: impl IntoIterator<Item = Tensor>,
     ) -> Result<(), Error> {
         let settings = self.roster.group(group)?.clone();
-        self.extend(device, vec![Group::new(settings, tensors)], Some(group))
+        let formats = self.roster.formats(group)?.clone();
+        self.extend(device, vec![Group::new(settings, tensors).with_formats(formats)], Some(group))
     }
 
     /// Adds what is new beside what is there; all or nothing.
@@ -313,24 +338,28 @@ impl<R: Rule> Optimizer<R> {
         let mut roster = self.roster.clone();
         let mut tensors = self.tensors.clone();
         let mut items = Vec::new();
-        for Group { settings, tensors: members } in new {
+        let mut kinds = Kinds::default();
+        for Group { settings, formats, tensors: members } in new {
             let group = match into {
                 Some(group) => group,
-                None => roster.add_group(settings, Formats::default())?,
+                None => roster.add_group(settings, formats)?,
             };
-            let variant = variant(roster.groups(), group);
+            let (structure, formats) = (variant(roster.groups(), group), roster.formats(group)?);
             let mut named = Vec::with_capacity(members.len());
             for tensor in &members {
-                tensor.check()?;
-                let (len, room) = (tensor.params.len(), tensor.params.room().min(tensor.grads.room()));
-                let slots = roster.planes_of(group, len).len() as u64;
+                tensor.check(formats)?;
+                let len = tensor.len(formats);
+                let room = tensor.params.room(formats.params).min(tensor.grads.room(formats.grads));
+                let stored = roster.stored_of(group, len);
+                let (planes, key) = (stored.storages(), stored.has_chance().then(|| tensor_key(tensor.name())));
+                let variant = kinds.number(structure, &planes, key.is_some());
                 named.push(Member::new(tensor.name().into(), len, group));
-                items.push(Item { variant, group, slots, len, room });
+                items.push(Item { variant, group, planes, key, len, room });
             }
             roster.add_members(named)?;
             tensors.extend(members);
         }
-        let places = self.places(&tensors, roster.chain().zero_grads)?;
+        let places = self.places(&tensors, &roster, roster.chain().zero_grads)?;
         let first = self.tensors.len();
         let order = |item: usize| (places[first + item].0.span.buffer, places[first + item].0.span.offset);
         let state = self.state.extended(device, &items, &self.limits, order, &roster)?;
@@ -376,10 +405,10 @@ impl<R: Rule> Optimizer<R> {
             }
             tensors[self.roster.find(name)?].grads = range;
         }
-        for tensor in &tensors {
-            tensor.check()?;
+        for (tensor, member) in tensors.iter().zip(self.roster.members()) {
+            tensor.check(self.roster.formats(member.group)?)?;
         }
-        let places = self.places(&tensors, self.roster.chain().zero_grads)?;
+        let places = self.places(&tensors, &self.roster.clone(), self.roster.chain().zero_grads)?;
         let Self { kernels, limits, buffers, state, launches, roster, .. } = self;
         let parts = Parts { device, kernels, limits, buffers, state };
         launches.prepare(&parts, &tensors, &places, roster)?;
@@ -391,13 +420,30 @@ impl<R: Rule> Optimizer<R> {
     }
 
     /// Each tensor's places, numbered and free of overlaps; gradients are written where they are zeroed.
-    fn places(&mut self, tensors: &[Tensor], zeroed: bool) -> Result<Vec<(Place, Place)>, Error> {
+    fn places(
+        &mut self,
+        tensors: &[Tensor],
+        roster: &Roster<R>,
+        zeroed: bool,
+    ) -> Result<Vec<(Place, Place)>, Error> {
         tensors.iter().try_for_each(|tensor| self.state.check_apart(tensor))?;
-        let mut place = |range: &BufferRange| range.place(self.buffers.number(range.buffer()));
-        let places: Vec<_> = tensors.iter().map(|tensor| (place(&tensor.params), place(&tensor.grads))).collect();
+        let mut place = |range: &BufferRange, format| range.place(self.buffers.number(range.buffer()), format);
+        let mut places = Vec::with_capacity(tensors.len());
+        for (tensor, member) in tensors.iter().zip(roster.members()) {
+            let formats = roster.formats(member.group)?;
+            places.push((place(&tensor.params, formats.params), place(&tensor.grads, formats.grads)));
+        }
         let names: Vec<&str> = tensors.iter().map(Tensor::name).collect();
         check_overlaps(&names, &places, zeroed)?;
         Ok(places)
+    }
+
+    /// The formats of a group.
+    ///
+    /// # Errors
+    /// [`Error::UnknownGroup`].
+    pub fn formats(&self, group: usize) -> Result<&Formats, Error> {
+        self.roster.formats(group)
     }
 
     /// The settings of each group.

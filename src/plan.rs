@@ -11,14 +11,18 @@ mod launch;
 mod placement;
 mod run;
 
-pub use arena::{ArenaLayout, arena};
+pub use arena::{ArenaLayout, arena, arena_of};
 pub use launch::{Lanes, Launch, Place, Segment, launches};
 pub use placement::{Item, Piece, Placement, Window};
 pub use run::Run;
 
-/// Bytes of an element.
+use crate::format::Storage;
+use crate::format::blocks::BLOCK;
+use crate::format::stored::{has_blocks, scales_size, width};
+
+/// Bytes of an element of 32 bits, and of a word: bindings are whole words.
 pub const ELEMENT: u64 = 4;
-/// Elements of a quad, the lane of `quads.wgsl`.
+/// Elements of a quad, a lane of `shaders/quads`.
 pub const QUAD: u64 = 4;
 /// Invocations of a workgroup; 64 to 512 were alike when measured, and 256 is WebGPU's default limit.
 pub const WORKGROUP: u64 = 256;
@@ -57,16 +61,17 @@ impl Limits {
         self.groups.saturating_mul(self.groups).min(u64::from(u32::MAX) / WORKGROUP)
     }
 
-    /// The most elements of a tensor in one launch, however it lies in its buffers.
-    fn piece(&self) -> u64 {
+    /// The most elements of a tensor in one launch, however it lies in its buffers, in multiples of `cut`.
+    fn piece(&self, cut: u64) -> u64 {
         let bound = self.usable().saturating_sub(self.alignment) / ELEMENT;
-        (bound.min(self.dispatch() * WORKGROUP) / CUT * CUT).max(CUT)
+        (bound.min(self.dispatch() * WORKGROUP) / cut * cut).max(cut)
     }
 
-    /// The most elements of one plane in a window of `slots` planes.
-    fn plane(&self, slots: u64) -> u64 {
-        let elements = self.usable() / ELEMENT / slots;
-        (elements.saturating_sub(2 * STAGGER).max(elements.min(CUT)) / CUT * CUT).max(CUT)
+    /// The most elements of one plane in a window of these planes.
+    fn plane(&self, planes: &[Storage]) -> u64 {
+        let cut = cut(planes);
+        let elements = self.usable() * BLOCK / planes_size(planes, BLOCK).max(1);
+        (elements.saturating_sub(2 * STAGGER).max(elements.min(cut)) / cut * cut).max(cut)
     }
 }
 
@@ -92,11 +97,28 @@ impl Span {
         self.buffer == other.buffer && self.offset < other.end() && other.offset < self.end()
     }
 
-    /// The smallest span that holds both and starts at a multiple of `alignment`.
+    /// The smallest span of whole words that holds both and starts at a multiple of `alignment`.
     fn cover(&self, other: &Self, alignment: u64) -> Self {
         let offset = self.offset.min(other.offset) / alignment * alignment;
-        Self { buffer: self.buffer, offset, size: self.end().max(other.end()) - offset }
+        let end = self.end().max(other.end()).next_multiple_of(ELEMENT);
+        Self { buffer: self.buffer, offset, size: end - offset }
     }
+}
+
+/// Elements at whose multiples pieces of tensors with these planes are cut: whole blocks, where state goes by them.
+fn cut(planes: &[Storage]) -> u64 {
+    if has_blocks(planes) { BLOCK } else { CUT }
+}
+
+/// Elements of which a tensor with these planes has whole ones to itself.
+fn grain(planes: &[Storage]) -> u64 {
+    if has_blocks(planes) { BLOCK } else { QUAD }
+}
+
+/// Bytes of planes of so many elements each, with the scales of those that go by blocks behind them.
+fn planes_size(planes: &[Storage], elements: u64) -> u64 {
+    let scaled = planes.iter().filter(|storage| storage.has_scales()).count() as u64;
+    width(planes) * elements + scaled * scales_size(elements)
 }
 
 /// Workgroups for a segment of this many lanes.

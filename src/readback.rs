@@ -10,6 +10,7 @@ use futures_intrusive::channel::shared::{OneshotReceiver, oneshot_channel};
 use crate::Error;
 use crate::kernel::{guarded, is_lost, lost};
 pub use crate::memory::{CHUNK, RING};
+use crate::plan::ELEMENT;
 use crate::tensor::BufferRange;
 
 /// Copies `range` to the host. The buffer needs usage `COPY_SRC`.
@@ -35,8 +36,16 @@ pub async fn download_each(
     mut take: impl FnMut(&[u8]),
 ) -> Result<(), Error> {
     check(range, wgpu::BufferUsages::COPY_SRC)?;
+    let words = words(range);
+    let (mut skip, mut left) = ((range.offset() - words.offset()) as usize, range.size() as usize);
+    let mut take = |chunk: &[u8]| {
+        let own = &chunk[skip..];
+        let own = &own[..own.len().min(left)];
+        (skip, left) = (0, left - own.len());
+        take(own);
+    };
     let mut flight: VecDeque<Download> = VecDeque::new();
-    for (offset, size) in chunks(range) {
+    for (offset, size) in chunks(&words) {
         if flight.len() == RING
             && let Some(landed) = flight.pop_front()
         {
@@ -50,7 +59,8 @@ pub async fn download_each(
     Ok(())
 }
 
-/// Copies `bytes` into `range`, which must be as long. The buffer needs usage `COPY_DST`.
+/// Copies `bytes` into `range`, which must be as long. The buffer needs usage `COPY_DST`; where the range is not whole
+/// words, what shares them stays, and `COPY_SRC` as well.
 ///
 /// # Errors
 /// [`Error::Bytes`], [`Error::Usage`], [`Error::OutOfBounds`], [`Error::Misaligned`], [`Error::Refused`],
@@ -65,12 +75,14 @@ pub async fn upload(
     if bytes.len() as u64 != range.size() {
         return Err(Error::Bytes { found: bytes.len() as u64, expected: range.size() });
     }
-    let mut uploads = Uploads::default();
-    for (offset, size) in chunks(range) {
-        let start = (offset - range.offset()) as usize;
-        uploads.send(device, queue, range, offset, &bytes[start..start + size as usize]).await?;
-    }
-    uploads.finish(device).await
+    let mut rest = bytes;
+    let copy = |chunk: &mut [u8]| {
+        let (own, after) = rest.split_at(chunk.len());
+        chunk.copy_from_slice(own);
+        rest = after;
+        Ok(())
+    };
+    upload_each(device, queue, range, copy).await
 }
 
 /// [`upload`], a chunk at a time in order, for what should not lie in memory whole: `fill` makes each. Holds one chunk
@@ -86,10 +98,16 @@ pub async fn upload_each<E: From<Error>>(
 ) -> Result<(), E> {
     check(range, wgpu::BufferUsages::COPY_DST)?;
     let mut uploads = Uploads::default();
-    let mut bytes = vec![0; range.size().min(CHUNK) as usize];
-    for (offset, size) in chunks(range) {
+    let (words, end) = (words(range), range.offset() + range.size());
+    let edges = edges(device, queue, range, &words).await?;
+    let mut bytes = vec![0; words.size().min(CHUNK) as usize];
+    for (offset, size) in chunks(&words) {
         let chunk = &mut bytes[..size as usize];
-        fill(chunk)?;
+        let own = range.offset().saturating_sub(offset) as usize..size.min(end - offset) as usize;
+        fill(&mut chunk[own.clone()])?;
+        chunk[..own.start].copy_from_slice(&edges[0][..own.start]);
+        let after = own.end % 4;
+        chunk[own.end..].copy_from_slice(&edges[1][after..after + size as usize - own.end]);
         uploads.send(device, queue, range, offset, chunk).await?;
     }
     Ok(uploads.finish(device).await?)
@@ -127,8 +145,35 @@ fn chunks(range: &BufferRange) -> impl Iterator<Item = (u64, u64)> + use<> {
     (0..size.div_ceil(CHUNK)).map(move |i| (offset + i * CHUNK, CHUNK.min(size - i * CHUNK)))
 }
 
+/// The whole words that a range lies in: what devices copy.
+fn words(range: &BufferRange) -> BufferRange {
+    let start = range.offset() / ELEMENT * ELEMENT;
+    let end = (range.offset() + range.size()).next_multiple_of(ELEMENT);
+    BufferRange::new(range.buffer(), start, end - start)
+}
+
+/// The first and the last word of a range as they are, where it does not have them whole: neighbours lie there.
+async fn edges(
+    device: &wgpu::Device,
+    queue: &wgpu::Queue,
+    range: &BufferRange,
+    words: &BufferRange,
+) -> Result<[[u8; 4]; 2], Error> {
+    let mut edges = [[0; 4]; 2];
+    if words.size() == range.size() {
+        return Ok(edges);
+    }
+    check(range, wgpu::BufferUsages::COPY_SRC)?;
+    let last = words.offset() + words.size() - ELEMENT;
+    for (edge, offset) in edges.iter_mut().zip([words.offset(), last]) {
+        let word = BufferRange::new(range.buffer(), offset, ELEMENT);
+        download_each(device, queue, &word, |bytes| edge.copy_from_slice(bytes)).await?;
+    }
+    Ok(edges)
+}
+
 fn check(range: &BufferRange, usage: wgpu::BufferUsages) -> Result<(), Error> {
-    range.check_bytes("bytes", "a transfer")?;
+    range.check_bytes("bytes", "a transfer", 1)?;
     range.check_usage("bytes", "a transfer", usage)
 }
 

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use crate::Error;
 use crate::chain::gate::Gate;
+use crate::format::stored::Stored;
 use crate::kernel::{Kernels, Work, guarded};
 use crate::memory;
 use crate::plan::{self, Lanes, Launch, Place, Run};
@@ -27,6 +28,8 @@ pub(crate) struct Step {
     pub groups: u64,
     /// How it walks: by which lanes, and whether it reads the table.
     pub walk: (Lanes, bool),
+    /// How what it moves lies.
+    pub stored: Stored,
 }
 
 /// What is kept of a launch.
@@ -173,8 +176,9 @@ fn ready<'a, R: Rule>(
         let mut steps = Vec::with_capacity(runs.len());
         for run in runs {
             let (settings, walk) = (roster.settings(run.class), (launch.lanes, run.stretch.is_none()));
-            let work = if roster.chain().is_empty() { Work::Step } else { Work::Gated };
-            let pipeline = parts.kernels.pipeline(work, settings, roster.chain(), walk)?;
+            let stored = stored(launch, &run, roster);
+            let work = if roster.is_gated(roster.group_of(run.class)) { Work::Gated } else { Work::Step };
+            let pipeline = parts.kernels.pipeline(work, settings, roster.chain(), &stored, walk)?;
             let tensors = match known(launch, &run) {
                 Some(tensors) => tensors,
                 None => {
@@ -184,11 +188,16 @@ fn ready<'a, R: Rule>(
                 }
             };
             let (class, grid, groups) = (run.class, run.grid(parts.limits), run.groups());
-            steps.push((run, Step { pipeline, tensors, class, grid, groups, walk }));
+            steps.push((run, Step { pipeline, tensors, class, grid, groups, walk, stored }));
         }
         ready.push(steps);
     }
     Ok(ready)
+}
+
+/// How what a run moves lies: all of its tensors are of one group, and their state lies in one window.
+fn stored<R: Rule>(launch: &Launch, run: &Run, roster: &Roster<R>) -> Stored {
+    run.segments(launch).first().map(|segment| roster.stored(segment.tensor)).unwrap_or_default()
 }
 
 fn bind_run<R: Rule>(parts: &Parts<'_>, launch: &Launch, [table, run]: [&Slice; 2]) -> Result<wgpu::BindGroup, Error> {
@@ -322,15 +331,15 @@ pub(crate) fn bind_scalars<R: Rule>(
     let (hypers, chain) = (roster.next_hypers(), roster.chain());
     let mut words: Vec<u32> = Vec::with_capacity(hypers.len() * ROW / 4);
     for (hyper, class) in hypers.iter().zip(roster.classes()) {
-        if !chain.is_empty() {
-            words.extend(Gate::of(chain, class.step, 1.0).words());
+        if roster.is_gated(class.group) {
+            words.extend(Gate::of(chain, class.step, 1.0).words(roster.step_key(class.group)));
         }
         let hyper: R::Hyper<f32> = cast(hyper);
         words.extend(hyper.fields().into_iter().map(f32::to_bits));
         words.resize(words.len().next_multiple_of(ROW / 4), 0);
     }
     check_size(limits, &words)?;
-    let size = scalars_size::<R>(!chain.is_empty());
+    let size = scalars_size::<R>(roster.classes().any(|class| roster.is_gated(class.group)));
     let (scalars, mapped) = guarded(device, label, || {
         let (scalars, mapped) = filled(device, label, wgpu::BufferUsages::UNIFORM, &words);
         (bind(device, label, kernels.scalars_layout(), [binding(&scalars, 0, size)]), mapped)
@@ -365,7 +374,7 @@ pub(crate) fn scalars_size<R: Rule>(gated: bool) -> u64 {
 }
 
 /// Words of a gate.
-const GATE: u64 = 8;
+const GATE: u64 = 12;
 
 /// The caller's buffers under the numbers that plans use. A number is never given twice.
 #[derive(Debug, Default)]

@@ -10,6 +10,10 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use crate::Error;
 use crate::chain::{Chain, Over};
+#[cfg(feature = "gpu")]
+use crate::format::stored::Stored;
+#[cfg(feature = "gpu")]
+use crate::format::noise;
 use crate::format::{Formats, Plane};
 use crate::rule::{Rule, Value, kept_slots};
 use crate::schedule::{Base, Schedule};
@@ -237,6 +241,38 @@ impl<R: Rule> Roster<R> {
         self.formats[group].planes(own, self.chain.slots(), len)
     }
 
+    /// How what a step moves of a tensor lies.
+    #[cfg(feature = "gpu")]
+    pub fn stored(&self, tensor: usize) -> Stored {
+        let Member { group, len, .. } = self.members[tensor];
+        self.stored_of(group, len)
+    }
+
+    /// How what a step moves of a tensor of so many elements would lie in a group.
+    #[cfg(feature = "gpu")]
+    pub fn stored_of(&self, group: usize, len: u64) -> Stored {
+        let Formats { params, grads, rounding, q8_zero, .. } = self.formats[group];
+        Stored { params, grads, planes: self.planes_of(group, len), rounding, q8_zero }
+    }
+
+    /// Whether anything is around the update of a group's tensors, if only the word of chance.
+    #[cfg(feature = "gpu")]
+    pub fn is_gated(&self, group: usize) -> bool {
+        !self.chain.is_empty() || self.formats[group].has_chance()
+    }
+
+    /// The word of chance of a group's next step.
+    #[cfg(feature = "gpu")]
+    pub fn step_key(&self, group: usize) -> u32 {
+        noise::step_key(self.formats[group].seed, self.recorded)
+    }
+
+    /// The group of a class.
+    #[cfg(feature = "gpu")]
+    pub fn group_of(&self, class: u32) -> usize {
+        self.classes[class as usize].group
+    }
+
     /// The formats of a group.
     pub fn formats(&self, group: usize) -> Result<&Formats, Error> {
         self.group(group)?;
@@ -244,7 +280,7 @@ impl<R: Rule> Roster<R> {
     }
 
     /// What a slot holds before the first step.
-    #[cfg(feature = "checkpoint")]
+    #[cfg(any(feature = "checkpoint", feature = "gpu"))]
     pub fn initial(&self, tensor: usize, slot: &str) -> f64 {
         let own = R::SLOTS.iter().position(|known| *known == slot);
         own.map_or(0.0, |slot| self.settings_of(tensor).initial(slot))

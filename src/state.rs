@@ -1,10 +1,11 @@
 //! The optimizer's own memory: pages of planes.
 
 use crate::Error;
+use crate::format::codes::Codes;
 use crate::kernel::guarded;
 use crate::plan::{self, Item, Placement};
 use crate::roster::Roster;
-use crate::rule::{Rule, kept_slots};
+use crate::rule::Rule;
 use crate::tensor::{BufferRange, Tensor};
 
 /// Every tensor's state, and where it lies.
@@ -45,13 +46,22 @@ impl State {
         Ok(())
     }
 
-    /// Where one plane of a tensor lies, in order.
-    pub fn ranges(&self, tensor: usize, plane: u64) -> Vec<BufferRange> {
+    /// Where one plane of a tensor lies, in order, the scales of blocks apart.
+    pub fn ranges(&self, tensor: usize, plane: usize) -> Vec<BufferRange> {
         let range = |piece: &plan::Piece| {
             let span = piece.state(&self.placement.windows[piece.window], plane);
             BufferRange::new(&self.pages[span.buffer], span.offset, span.size)
         };
         self.placement.pieces_of(tensor).map(range).collect()
+    }
+
+    /// Where the scales of one plane's blocks lie, in order: nothing where it has none.
+    pub fn scale_ranges(&self, tensor: usize, plane: usize) -> Vec<BufferRange> {
+        let range = |piece: &plan::Piece| {
+            let span = piece.scales(&self.placement.windows[piece.window], plane)?;
+            Some(BufferRange::new(&self.pages[span.buffer], span.offset, span.size))
+        };
+        self.placement.pieces_of(tensor).filter_map(range).collect()
     }
 }
 
@@ -70,7 +80,7 @@ fn new_page<R: Rule>(
     let doing = format!("{size} bytes of state");
     let (buffer, filled) = guarded(device, &doing, || {
         let buffer = device.create_buffer(&wgpu::BufferDescriptor { label, size, usage, mapped_at_creation });
-        let filled = fills.iter().try_for_each(|(span, initial)| fill(&buffer, span, *initial));
+        let filled = fills.iter().try_for_each(|(offset, bytes)| fill(&buffer, *offset, bytes));
         if mapped_at_creation {
             buffer.unmap();
         }
@@ -80,28 +90,33 @@ fn new_page<R: Rule>(
     Ok(buffer)
 }
 
-/// What must be written to a new page: buffers start as zeros, which is where most slots start.
-fn fills<R: Rule>(placement: &Placement, page: usize, roster: &Roster<R>) -> Vec<(plan::Span, f32)> {
+/// What must be written to a new page, from which byte on: buffers start as zeros, which is where most slots start.
+fn fills<R: Rule>(placement: &Placement, page: usize, roster: &Roster<R>) -> Vec<(u64, Vec<u8>)> {
     let mut fills = Vec::new();
     for piece in &placement.pieces {
         let window = &placement.windows[piece.window];
         if window.page != page {
             continue;
         }
-        let settings = roster.settings_of(piece.tensor);
-        for (plane, slot) in kept_slots(settings).into_iter().enumerate() {
-            let initial = settings.initial(slot) as f32;
-            if initial != 0.0 {
-                fills.push((piece.state(window, plane as u64), initial));
+        let stored = roster.stored(piece.tensor);
+        for (number, plane) in stored.planes.iter().enumerate() {
+            let initial = roster.initial(piece.tensor, plane.slot) as f32;
+            if initial == 0.0 {
+                continue;
             }
+            let len = piece.len.next_multiple_of(plan::QUAD) as usize;
+            let codes = Codes::of(plane.storage, stored.q8_zero, &vec![initial; len]);
+            fills.push((piece.state(window, number).offset, codes.elements));
+            fills.extend(piece.scales(window, number).map(|span| (span.offset, codes.scales)));
         }
     }
     fills
 }
 
-fn fill(buffer: &wgpu::Buffer, span: &plan::Span, value: f32) -> Result<(), wgpu::MapRangeError> {
-    // Mapped ranges start at multiples of 8, pieces at multiples of 16.
-    let mut view = buffer.get_mapped_range_mut(span.offset..span.end())?;
-    view.copy_from_slice(bytemuck::cast_slice(&vec![value; (span.size / plan::ELEMENT) as usize]));
+fn fill(buffer: &wgpu::Buffer, offset: u64, bytes: &[u8]) -> Result<(), wgpu::MapRangeError> {
+    // Mapped ranges start at multiples of 8, scales at multiples of 4.
+    let start = offset / 8 * 8;
+    let mut view = buffer.get_mapped_range_mut(start..offset + bytes.len() as u64)?;
+    view.slice((offset - start) as usize..).copy_from_slice(bytes);
     Ok(())
 }

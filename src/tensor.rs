@@ -3,6 +3,7 @@
 use wgpu::BufferUsages;
 
 use crate::Error;
+use crate::format::{Format, Formats};
 use crate::plan::{ELEMENT, Place, Span};
 
 /// A stretch of a buffer: the caller's buffer, never copied.
@@ -18,7 +19,7 @@ pub struct BufferRange {
 }
 
 impl BufferRange {
-    /// `size` bytes of `buffer` from `offset` on. Both must be multiples of 4.
+    /// `size` bytes of `buffer` from `offset` on. Both must be whole elements, as the formats of the group have them.
     pub fn new(buffer: &wgpu::Buffer, offset: u64, size: u64) -> Self {
         Self { buffer: buffer.clone(), offset, size, room: size }
     }
@@ -43,9 +44,14 @@ impl BufferRange {
         self.size
     }
 
-    /// Elements: 4 bytes each.
+    /// Elements of `f32`: 4 bytes each.
     pub fn len(&self) -> u64 {
-        self.size / ELEMENT
+        self.len_of(Format::F32)
+    }
+
+    /// Elements of a format.
+    pub fn len_of(&self, format: Format) -> u64 {
+        self.size / format.size()
     }
 
     /// Whether the range holds no byte.
@@ -64,34 +70,38 @@ impl BufferRange {
     }
 
     /// Elements that nobody else uses, from the first on.
-    pub(crate) fn room(&self) -> u64 {
-        self.room / ELEMENT
+    pub(crate) fn room(&self, format: Format) -> u64 {
+        self.room / format.size()
     }
 
-    pub(crate) fn place(&self, buffer: usize) -> Place {
-        Place { span: Span { buffer, offset: self.offset, size: self.size }, room: self.room }
+    pub(crate) fn place(&self, buffer: usize, format: Format) -> Place {
+        let span = Span { buffer, offset: self.offset, size: self.size };
+        Place { span, room: self.room, element: format.size() }
     }
 
     /// Refuses a range that no step could use.
-    fn check(&self, what: &'static str, name: &str) -> Result<(), Error> {
+    fn check(&self, what: &'static str, name: &str, format: Format) -> Result<(), Error> {
         if self.size == 0 {
             return Err(Error::Empty { what, name: name.into() });
         }
-        if self.len() > u64::from(u32::MAX) {
-            return Err(Error::TooLarge { what, name: name.into(), found: self.len(), limit: u32::MAX.into() });
+        let len = self.len_of(format);
+        if len > u64::from(u32::MAX) {
+            return Err(Error::TooLarge { what, name: name.into(), found: len, limit: u32::MAX.into() });
         }
-        self.check_bytes(what, name)?;
+        self.check_bytes(what, name, format.size())?;
         self.check_usage(what, name, BufferUsages::STORAGE)
     }
 
-    /// Refuses a range that is not whole words of its buffer.
-    pub(crate) fn check_bytes(&self, what: &'static str, name: &str) -> Result<(), Error> {
+    /// Refuses a range that is not whole elements, or reaches out of the whole words of its buffer, which is what a device
+    /// binds and copies.
+    pub(crate) fn check_bytes(&self, what: &'static str, name: &str, multiple: u64) -> Result<(), Error> {
         let name = || name.to_string();
-        if !self.offset.is_multiple_of(ELEMENT) || !self.size.is_multiple_of(ELEMENT) {
-            let (offset, size, multiple) = (self.offset, self.size, ELEMENT);
+        if !self.offset.is_multiple_of(multiple) || !self.size.is_multiple_of(multiple) {
+            let (offset, size) = (self.offset, self.size);
             return Err(Error::Misaligned { what, name: name(), offset, size, multiple });
         }
         let end = self.offset.saturating_add(self.size);
+        let end = end.checked_next_multiple_of(ELEMENT).unwrap_or(end);
         if end > self.buffer.size() {
             return Err(Error::OutOfBounds { what, name: name(), end, buffer_size: self.buffer.size() });
         }
@@ -130,7 +140,7 @@ pub struct Tensor {
 }
 
 impl Tensor {
-    /// A tensor of `f32` elements. The name is the key of its state. Both buffers need usage `STORAGE` and nothing
+    /// A tensor of `f32` elements, or of what the [formats](crate::Group::with_formats) of its group say. The name is the key of its state. Both buffers need usage `STORAGE` and nothing
     /// else; `COPY_SRC` and `COPY_DST` are for [`readback`](crate::readback).
     pub fn new(name: impl Into<String>, params: impl Into<BufferRange>, grads: impl Into<BufferRange>) -> Self {
         Self { name: name.into(), params: params.into(), grads: grads.into(), shape: None }
@@ -162,34 +172,35 @@ impl Tensor {
         &self.grads
     }
 
-    pub(crate) fn check(&self) -> Result<(), Error> {
-        self.params.check("parameters", &self.name)?;
-        self.grads.check("gradient", &self.name)?;
-        if self.params.len() != self.grads.len() {
-            return Err(Error::Length {
-                what: "gradient".into(),
-                name: self.name.clone(),
-                found: self.grads.len(),
-                expected: self.params.len(),
-            });
-        }
-        self.check_shape()
+    /// Elements, in a group of these formats.
+    pub(crate) fn len(&self, formats: &Formats) -> u64 {
+        self.params.len_of(formats.params)
     }
 
-    fn check_shape(&self) -> Result<(), Error> {
+    pub(crate) fn check(&self, formats: &Formats) -> Result<(), Error> {
+        self.params.check("parameters", &self.name, formats.params)?;
+        self.grads.check("gradient", &self.name, formats.grads)?;
+        let (expected, found) = (self.len(formats), self.grads.len_of(formats.grads));
+        if expected != found {
+            return Err(Error::Length { what: "gradient".into(), name: self.name.clone(), found, expected });
+        }
+        self.check_shape(expected)
+    }
+
+    fn check_shape(&self, len: u64) -> Result<(), Error> {
         let Some(shape) = &self.shape else { return Ok(()) };
         let product = match shape.contains(&0) {
             true => Some(0),
             false => shape.iter().try_fold(1u64, |product, &side| product.checked_mul(side)),
         };
-        if product == Some(self.params.len()) {
+        if product == Some(len) {
             return Ok(());
         }
         Err(Error::Shape {
             name: self.name.clone(),
             shape: shape.clone(),
             product: product.map_or("2^64 or more".into(), |product| product.to_string()),
-            len: self.params.len(),
+            len,
         })
     }
 }

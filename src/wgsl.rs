@@ -161,12 +161,19 @@ impl Shr for U32 {
 
 /// `f32(x)`: the nearest number.
 #[inline(always)]
-pub fn f32_of(x: U32) -> f32 {
+pub fn f32(x: U32) -> f32 {
     x.0 as f32
 }
 
-/// The bits of a number.
+/// `u32(x)`, towards 0; for numbers from 0 to 2^31, as WGSL has no answer for others.
 #[inline(always)]
-pub fn bitcast(x: f32) -> U32 {
-    U32(x.to_bits())
+pub fn u32(x: f32) -> U32 {
+    // By way of `i32`, which vector units have.
+    U32(x as i32 as u32)
+}
+
+/// The magnitude.
+#[inline(always)]
+pub fn abs(x: f32) -> f32 {
+    x.abs()
 }

@@ -29,6 +29,12 @@ fn read(path: &str) -> String {
     std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
 }
 
+/// The names of the files in a folder.
+fn files(folder: &str) -> BTreeSet<String> {
+    let files = std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)).unwrap();
+    files.map(|file| file.unwrap().file_name().into_string().unwrap()).collect()
+}
+
 fn parse<R: Rule>(work: Work, lanes: Lanes) -> naga::Module {
     let text = kernel::text::<R>(work, lanes);
     naga::front::wgsl::parse_str(&text).unwrap_or_else(|error| panic!("{}", error.emit_to_string(&text)))
@@ -188,7 +194,9 @@ fn check_bindings(work: Work, module: &naga::Module) {
             ],
         ),
     };
-    let expected = tensors.iter().filter(|_| walks).chain(own);
+    // Parameters are bound wherever tensors are walked, and declared where they are stepped.
+    let steps = matches!(work, Work::Step | Work::Gated);
+    let expected = tensors.iter().filter(|(.., name, _)| walks && (steps || *name != "params")).chain(own);
     let expected = expected.map(|&(group, binding, name, kind)| (group, binding, name.to_string(), kind));
     assert_eq!(found, expected.collect(), "{work:?}");
 }
@@ -224,9 +232,23 @@ fn quads_and_words_offer_the_same_functions() {
     let functions = |path: &str| -> Vec<String> {
         read(path).lines().filter(|line| line.starts_with("fn ")).map(String::from).collect()
     };
-    let quads = functions("shaders/quads.wgsl");
-    assert!(!quads.is_empty());
-    assert_eq!(quads, functions("shaders/words.wgsl"));
+    let stored = |file: &str| file.starts_with("params") || file.starts_with("grads") || file.starts_with("state");
+    let mut seen = 0;
+    for file in files("shaders/quads") {
+        let quads = functions(&format!("shaders/quads/{file}"));
+        // How four halves lie in words is theirs; what is made of them is not.
+        if stored(&file) {
+            let public = |all: Vec<String>| -> Vec<String> {
+                all.into_iter().filter(|line| !line.starts_with("fn decoded")).collect()
+            };
+            assert_eq!(public(quads), public(functions(&format!("shaders/words/{file}"))), "{file}");
+        } else if file != "halves.wgsl" {
+            assert_eq!(quads, functions(&format!("shaders/words/{file}")), "{file}");
+        }
+        seen += 1;
+    }
+    assert!(seen > 5);
+    assert_eq!(files("shaders/quads"), files("shaders/words"));
 }
 
 #[test]
@@ -239,10 +261,7 @@ fn every_shader_file_belongs_to_a_kernel() {
     }
     let mut names = Names(BTreeSet::new());
     visit(&mut names);
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("shaders/rule");
-    let files = std::fs::read_dir(folder).unwrap();
-    let files: BTreeSet<String> = files.map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
-    assert_eq!(files, names.0);
+    assert_eq!(files("shaders/rule"), names.0);
 }
 
 /// The floors, ground to top, as `lib.rs` lists them. A file may name those on lower lines, never higher ones.

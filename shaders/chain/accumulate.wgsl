@@ -23,7 +23,3 @@ fn accumulate(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation
 fn received(at: At, g0: Lane) -> Lane {
     return g0;
 }
-
-fn settled(at: At, p0: Lane) -> Lane {
-    return p0;
-}

@@ -5,7 +5,9 @@
 const INVOCATIONS = 64u;
 // Words from one class's row to the next, and where its scalars start.
 const ROW = 64u;
-const HYPER = 8u;
+const HYPER = 12u;
+// Words of a class in the orders, before its scalars.
+const CLASS = 6u;
 
 // How a scalar depends on the step count.
 const OVER_FIRST = 1u;
@@ -40,8 +42,8 @@ struct Orders {
     sets: u32,
     // The number of this step among those recorded.
     number: u32,
-    // For each class its scope, a tensor of it, the step count where the host knows it, ln of both betas, and each
-    // scalar with its correction; then the tensor and the count of each set.
+    // For each class its scope, a tensor of it, the step count where the host knows it, ln of both betas, the word
+    // of chance, and each scalar with its correction; then the tensor and the count of each set.
     words: array<u32>,
 }
 
@@ -158,7 +160,7 @@ fn word(i: u32) -> f32 {
 
 // A class's gate and scalars.
 fn write_row(class_: u32, skip: bool, scale: f32) {
-    let own = class_ * (5u + 2u * orders.fields);
+    let own = class_ * (CLASS + 2u * orders.fields);
     var step = orders.words[own + 2u];
     if HAS_SCALER {
         step = after(steps[orders.words[own + 1u]]);
@@ -180,8 +182,9 @@ fn write_row(class_: u32, skip: bool, scale: f32) {
     rows[row + 5u] = bitcast<u32>(select(1.0, orders.ema_take, step > 1u));
     rows[row + 6u] = bitcast<u32>(select(0.0, 1.0, overwrites));
     rows[row + 7u] = bitcast<u32>(select(0.0, 1.0, skip));
+    rows[row + 8u] = orders.words[own + 5u];
     for (var field = 0u; field < orders.fields; field++) {
-        let at = own + 5u + 2u * field;
+        let at = own + CLASS + 2u * field;
         rows[row + HYPER + field] = bitcast<u32>(corrected_by(word(at), orders.words[at + 1u], biases));
     }
 }
@@ -216,7 +219,7 @@ fn tell(all: vec4<f32>, skip: bool, scale: f32) {
 @compute @workgroup_size(INVOCATIONS)
 fn control(@builtin(local_invocation_index) local: u32) {
     for (var first = 0u; first < orders.sets; first += INVOCATIONS) {
-        let own = orders.classes * (5u + 2u * orders.fields) + 2u * (first + local);
+        let own = orders.classes * (CLASS + 2u * orders.fields) + 2u * (first + local);
         if first + local < orders.sets {
             steps[orders.words[own]] = orders.words[own + 1u];
         }

@@ -9,6 +9,8 @@ struct Gate {
     take: f32,
     overwrite: f32,
     skip: f32,
+    // The word of this step, for what is rounded by chance.
+    @size(16) step_key: u32,
 }
 
 // What a class is stepped with, written by the host or by control.wgsl.

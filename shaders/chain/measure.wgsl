@@ -56,7 +56,3 @@ fn measure(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_in
 fn received(at: At, g0: Lane) -> Lane {
     return g0;
 }
-
-fn settled(at: At, p0: Lane) -> Lane {
-    return p0;
-}

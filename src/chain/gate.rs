@@ -91,11 +91,15 @@ impl<T: Real> Gate<T> {
         }
     }
 
-    /// The words that the shader reads.
-    pub fn words(&self) -> [u32; 8] {
+    /// The words that the shader reads; `step_key` is the step's word of chance.
+    pub fn words(&self, step_key: u32) -> [u32; 12] {
         let numbers = [self.factor, self.limit, self.least, self.most, self.keep, self.take];
         let [factor, limit, least, most, keep, take] = numbers.map(|x| x.to_f64() as f32);
-        [factor, limit, least, most, keep, take, self.overwrite, self.skip].map(f32::to_bits)
+        let numbers = [factor, limit, least, most, keep, take, self.overwrite, self.skip].map(f32::to_bits);
+        let mut words = [0; 12];
+        words[..numbers.len()].copy_from_slice(&numbers);
+        words[numbers.len()] = step_key;
+        words
     }
 
     /// The gradient as the rule takes it.

@@ -2,34 +2,23 @@
 //!
 //! The code of `x / scale` is that of the nearest entry of the dynamic map of bitsandbytes (`create_dynamic_map`; torchao has the same):
 //! the magnitudes of a decade are the middles of equal parts of it, and each decade has twice as many parts as the one
-//! below. Code 0 of an unsigned map, and code 127 of a signed one, is exactly 0. Entries of the map are numbered from the
-//! bottom: the `k`th magnitude lies in the decade that is the place of the leading bit of `k`, and the bits below say
-//! where, so that no table is looked up. The texts between marks stand in `shaders/format/blocks.wgsl`, too.
+//! below. Code 0 of an unsigned map, and code 127 of a signed one, is exactly 0; the last is the scale, and a signed map
+//! has no `-scale`. Entries are numbered from the bottom: the `k`th magnitude lies in the decade that is the place of the
+//! leading bit of `k`, and the bits below say where, so that no table is looked up: to within 2 ULP of the published map.
+//! The texts between marks stand in `shaders/format/blocks.wgsl`, too.
+//!
+//! A block whose scale is not finite is that scale throughout, whatever its codes. One whose scale is not a normal number
+//! (below 1.2e-38) is 0 throughout: a device need not have such numbers. WGSL promises nothing of a division by more
+//! than 2^126, and so a device may take a block of such a scale for 0.
 
 use super::Q8Zero;
-use crate::wgsl::U32;
+use crate::wgsl::{U32, abs, f32, min, select, u32};
 
 /// Elements of a block.
 pub const BLOCK: u64 = 256;
 
-/// Where decades of a signed map end, in units of the scale: half way between the last entry of one and the first of the next.
-const SIGNED: [f32; 6] = ends(0);
-/// The same of an unsigned map.
-const UNSIGNED: [f32; 6] = ends(1);
-/// The tops of decades, and their inverses.
-const TOPS: [f32; 7] = [1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0];
-const OVER_TOPS: [f32; 7] = [1e6, 1e5, 1e4, 1e3, 1e2, 1e1, 1.0];
-
-const fn ends(unsigned: u32) -> [f32; 6] {
-    let tops = [1e-6f64, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1];
-    let mut ends = [0.0; 6];
-    let mut decade = 0;
-    while decade < 6 {
-        ends[decade] = (tops[decade] * (1.0 + 0.9 / (1u64 << (decade as u32 + unsigned)) as f64)) as f32;
-        decade += 1;
-    }
-    ends
-}
+const MAGNITUDE: U32 = U32(0x7fff_ffff);
+const MIDDLE: U32 = U32(127);
 
 /// Which map, and what it does with small second moments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,69 +38,75 @@ impl Map {
     /// The code of `x` in a block of this scale.
     #[inline(always)]
     pub fn encode(self, x: f32, scale: f32) -> u8 {
-        let k = self.entry(x, scale);
-        if self.unsigned {
-            return (k.0 - 1) as u8;
-        }
-        if x < 0.0 { (127 - k.0.min(127)) as u8 } else { (127 + k.0) as u8 }
+        encode_q8(x, scale, self.unsigned, self.guarded).0 as u8
     }
 
     /// The number of a code in a block of this scale.
     #[inline(always)]
     pub fn decode(self, code: u8, scale: f32) -> f32 {
-        let code = u32::from(code);
-        if self.unsigned {
-            return magnitude(U32(code + 1), true) * scale;
-        }
-        let sign = if code < 127 { -1.0 } else { 1.0 };
-        sign * magnitude(U32(code.abs_diff(127)), false) * scale
-    }
-
-    /// The number of the entry whose magnitude is nearest.
-    #[inline(always)]
-    fn entry(self, x: f32, scale: f32) -> U32 {
-        let r = if scale > 0.0 { x.abs() / scale } else { 0.0 };
-        let ends = if self.unsigned { UNSIGNED } else { SIGNED };
-        let low = u32::from(self.unsigned);
-        let mut decade = 0;
-        for end in ends {
-            decade += u32::from(r >= end);
-        }
-        let n = decade + low;
-        let parts = (1u32 << n) as f32;
-        let part = ((r * OVER_TOPS[decade as usize] - 0.1) / 0.9 * parts).clamp(0.0, parts - 1.0) as u32;
-        let k = (1 << n) + part;
-        let last = 1u32 << (7 + low);
-        let k = if r >= 1.0 - 0.225 / (last / 2) as f32 { last } else { k };
-        let zero = r < 0.5e-6 * (0.1 + 0.45 / (1 << low) as f32);
-        U32(match (zero, self.guarded && x != 0.0) {
-            (true, true) => 2,
-            (true, false) => low,
-            (false, _) => k,
-        })
+        decode_q8(U32(code.into()), scale, self.unsigned)
     }
 }
 
-/// The magnitude of an entry, in units of the scale.
+/// The code of a number, none of whose block is larger than `scale`. Where a decade ends is half way between its last entry and
+/// the first of the next.
 #[inline(always)]
-fn magnitude(k: U32, unsigned: bool) -> f32 {
-    let low = u32::from(unsigned);
-    if k.0 == low {
-        return 0.0;
-    }
-    if k.0 == 128 << low {
-        return 1.0;
-    }
-    let n = 31 - k.0.leading_zeros();
-    let part = (k.0 as f32 + 0.5) / (1u32 << n) as f32 - 1.0;
-    TOPS[(n - low) as usize] * (0.1 + 0.9 * part)
+pub fn encode_q8(x: f32, scale: f32, unsigned: bool, guarded: bool) -> U32 {
+    const ZERO: U32 = U32(0);
+    const ONE: U32 = U32(1);
+    const NORMAL: U32 = U32(0x0080_0000);
+    const NORMALS: U32 = U32(0x7f00_0000);
+    let x_bits = U32(x.to_bits()) & MAGNITUDE;
+    let scale_bits = U32(scale.to_bits());
+    // <encode_q8>
+    let r = select(0.0, abs(x) / scale, (scale_bits - NORMAL) < NORMALS);
+    let a = r >= select(1.9e-6, 1.45e-6, unsigned);
+    let b = r >= select(1.45e-5, 1.225e-5, unsigned);
+    let c = r >= select(1.225e-4, 1.1125e-4, unsigned);
+    let d = r >= select(1.1125e-3, 1.05625e-3, unsigned);
+    let e = r >= select(1.05625e-2, 1.028125e-2, unsigned);
+    let f = r >= select(1.028125e-1, 1.0140625e-1, unsigned);
+    let over = select(select(select(1e6, 1e5, a), select(1e4, 1e3, c), b), select(select(1e2, 1e1, e), 1.0, f), d);
+    let half = select(select(select(1.0, 2.0, a), select(4.0, 8.0, c), b), select(select(16.0, 32.0, e), 64.0, f), d);
+    let parts = half * select(1.0, 2.0, unsigned);
+    let among = min((r * over + 0.8) * (parts / 0.9), parts + parts - 0.5);
+    let one = r >= select(0.9964844, 0.9982422, unsigned);
+    let none = r < select(2.75e-7, 1.625e-7, unsigned);
+    let least = select(1.0, 2.0, guarded & (x_bits > ZERO));
+    let zero = select(0.0, least, unsigned);
+    let k = u32(select(select(among, select(128.0, 256.0, unsigned), one), zero, none));
+    let signed_code = select(MIDDLE + k, MIDDLE - min(k, MIDDLE), x < 0.0);
+    let code = select(signed_code, k - ONE, unsigned);
+    // </encode_q8>
+    code
+}
+
+/// The number of a code.
+#[inline(always)]
+pub fn decode_q8(code: U32, scale: f32, unsigned: bool) -> f32 {
+    const EXPONENT: U32 = U32(0x7f80_0000);
+    const TWICE_BIAS: U32 = U32(0x7f00_0000);
+    let k = select(abs(f32(code) - 127.0), f32(code) + 1.0, unsigned);
+    // The inverse of the power of two that is the leading bit of `k`, by its exponent.
+    let share = f32::from_bits((TWICE_BIAS - (U32(k.to_bits()) & EXPONENT)).0);
+    let scale_bits = U32(scale.to_bits());
+    // <decode_q8>
+    let j = k * select(1.0, 0.5, unsigned);
+    let low = select(select(1e-6, 1e-5, j >= 2.0), select(1e-4, 1e-3, j >= 8.0), j >= 4.0);
+    let high = select(select(1e-2, 1e-1, j >= 32.0), 1.0, j >= 64.0);
+    let top = select(low, high, j >= 16.0);
+    let entry = top * (0.1 + 0.9 * ((k + 0.5) * share - 1.0));
+    let magnitude = select(select(entry, 1.0, j >= 128.0), 0.0, j < 1.0) * scale;
+    let finite = select(magnitude, -magnitude, (code < MIDDLE) & !unsigned);
+    let x = select(finite, scale, scale_bits >= EXPONENT);
+    // </decode_q8>
+    x
 }
 
 /// The scale of a block: the largest magnitude in it, by its bits, so that what is not finite is found.
 #[inline(always)]
 pub fn scale(values: &[f32]) -> f32 {
-    const MAGNITUDE: u32 = 0x7fff_ffff;
-    f32::from_bits(values.iter().fold(0, |most, x| most.max(x.to_bits() & MAGNITUDE)))
+    f32::from_bits(values.iter().fold(0, |most, x| most.max(x.to_bits() & MAGNITUDE.0)))
 }
 
 /// A block to its codes; returns the scale.

@@ -1,11 +1,14 @@
 //! Numbers of 16 bits, by integer arithmetic: nothing is left to what a device makes of rounding, of subnormals or of
 //! NaN, and there is nothing that a compiler could take out.
 //!
-//! The texts between marks stand in `shaders/format/halves.wgsl`, too. A number of 16 bits is the low half of a word.
+//! The texts between marks stand in `shaders/format/halves.wgsl`, too. A number of 16 bits is the low half of a word. What is
+//! finite and beyond the largest number goes to that number or to infinity, as to two neighbours; in IEEE's rounding to
+//! the nearest, and so by chance.
 
 use super::Rounding;
-use crate::wgsl::{U32, bitcast, f32_of, min, select};
+use crate::wgsl::{U32, f32, min, select};
 
+const ZERO: U32 = U32(0);
 const ONE: U32 = U32(1);
 const SIXTEEN: U32 = U32(16);
 const SIGN: U32 = U32(0x8000_0000);
@@ -21,7 +24,7 @@ pub fn to_bf16(x: U32, noise: U32, chance: bool) -> U32 {
     let high = x >> SIXTEEN;
     let nudge = select(LOW_HALF + (high & ONE), noise >> SIXTEEN, chance);
     let wrong = (x & MAGNITUDE) >= INFINITY;
-    let stays = high | select(U32(0), QUIET, (x & MAGNITUDE) > INFINITY);
+    let stays = high | select(ZERO, QUIET, (x & MAGNITUDE) > INFINITY);
     let code = select((x + nudge) >> SIXTEEN, stays, wrong);
     // </to_bf16>
     code
@@ -30,7 +33,10 @@ pub fn to_bf16(x: U32, noise: U32, chance: bool) -> U32 {
 /// The bits of a bf16 as those of an `f32`: exact.
 #[inline(always)]
 pub fn from_bf16(code: U32) -> U32 {
-    code << SIXTEEN
+    // <from_bf16>
+    let x = code << SIXTEEN;
+    // </from_bf16>
+    x
 }
 
 /// The bits of an `f32` as f16: as [`to_bf16`]. What is too large becomes infinite.
@@ -40,9 +46,9 @@ pub fn to_f16(x: U32, noise: U32, chance: bool) -> U32 {
     const THIRTEEN: U32 = U32(13);
     const THIRTY_ONE: U32 = U32(31);
     const THIRTY_TWO: U32 = U32(32);
-    // The exponents of the least normal f16, and of what is nothing even by chance.
+    // The exponent of the least normal f16, and from where those below count: a subnormal has a fixed unit.
     const NORMAL: U32 = U32(113);
-    const NOTHING: U32 = U32(95);
+    const SUBNORMAL: U32 = U32(126);
     const FRACTION: U32 = U32(0x007f_ffff);
     const LEADING: U32 = U32(0x0080_0000);
     const REBIAS: U32 = U32(0x3800_0000);
@@ -54,15 +60,16 @@ pub fn to_f16(x: U32, noise: U32, chance: bool) -> U32 {
     let a = x & MAGNITUDE;
     let e = a >> TWENTY_THREE;
     let normal = e >= NORMAL;
-    let shift = select(min(U32(126) - e, THIRTY_ONE), THIRTEEN, normal);
-    let tiny = select((a & FRACTION) | LEADING, U32(0), e < NOTHING);
+    let far = SUBNORMAL - e;
+    let near = min(far, THIRTY_ONE);
+    let tiny = ((a & FRACTION) | LEADING) >> min(far - near, THIRTY_ONE);
+    let shift = select(near, THIRTEEN, normal);
     let m = select(tiny, a - REBIAS, normal);
     let half = (ONE << (shift - ONE)) - ONE;
     let nudge = select(half + ((m >> shift) & ONE), noise >> (THIRTY_TWO - shift), chance);
-    let finite = min((m + nudge) >> shift, INFINITE);
-    let nan = INFINITE | QUIET | ((a >> THIRTEEN) & TEN_BITS);
-    let large = select(INFINITE, nan, a > INFINITY);
-    let code = select(finite, large, a >= LARGE) | ((x & SIGN) >> SIXTEEN);
+    let finite = (m + nudge) >> shift;
+    let payload = select(ZERO, QUIET | ((a >> THIRTEEN) & TEN_BITS), a > INFINITY);
+    let code = select(finite, INFINITE | payload, a >= LARGE) | ((x & SIGN) >> SIXTEEN);
     // </to_f16>
     code
 }
@@ -77,9 +84,9 @@ pub fn from_f16(code: U32) -> U32 {
     const REBIAS: U32 = U32(0x3800_0000);
     const SIGN_16: U32 = U32(0x8000);
     const LEAST: f32 = 1.0 / 16_777_216.0;
+    let tiny = U32((f32(code & REST) * LEAST).to_bits());
     // <from_f16>
     let a = code & REST;
-    let tiny = bitcast(f32_of(a) * LEAST);
     let normal = (a << THIRTEEN) + REBIAS;
     let finite = select(normal, tiny, a < NORMAL);
     let x = select(finite, normal + REBIAS, a >= INFINITE) | ((code & SIGN_16) << SIXTEEN);

@@ -3,6 +3,9 @@
 use super::Optimizer;
 use crate::Error;
 use crate::chain::control;
+use crate::format::codes::Codes;
+use crate::format::{KAHAN, MASTER, Storage};
+use crate::plan::ELEMENT;
 use crate::readback;
 use crate::rule::Rule;
 use crate::tensor::BufferRange;
@@ -16,7 +19,8 @@ impl<R: Rule> Optimizer<R> {
         Ok(self.roster.slots(self.roster.find(name)?))
     }
 
-    /// Where a slot of a tensor lies on the device, in order: one range, or more for a tensor that was split.
+    /// Where a slot of a tensor lies on the device, as its [`storage`](Self::storage) says, in order: one range, or more for
+    /// a tensor that was split.
     /// The buffers have usages `STORAGE`, `COPY_SRC` and `COPY_DST`.
     ///
     /// # Errors
@@ -26,12 +30,48 @@ impl<R: Rule> Optimizer<R> {
         Ok(self.plane_ranges(tensor, self.roster.plane(tensor, slot)?))
     }
 
-    /// [`state_ranges`](Self::state_ranges) of a slot that is kept, by its plane.
-    pub(super) fn plane_ranges(&self, tensor: usize, plane: usize) -> Vec<BufferRange> {
-        self.state.ranges(tensor, plane as u64)
+    /// Where the scales of a slot's blocks lie, in order, an `f32` for each 256 elements of each of its ranges: nothing for
+    /// a slot that is not kept in 8 bits.
+    ///
+    /// # Errors
+    /// As [`state_ranges`](Self::state_ranges).
+    pub fn scale_ranges(&self, name: &str, slot: &str) -> Result<Vec<BufferRange>, Error> {
+        let tensor = self.roster.find(name)?;
+        Ok(self.state.scale_ranges(tensor, self.roster.plane(tensor, slot)?))
     }
 
-    /// Reads a slot of a tensor back, as the steps that are submitted left it; those only recorded are not in it.
+    /// How a slot of a tensor lies in its ranges.
+    ///
+    /// # Errors
+    /// As [`state_ranges`](Self::state_ranges).
+    pub fn storage(&self, name: &str, slot: &str) -> Result<Storage, Error> {
+        let tensor = self.roster.find(name)?;
+        Ok(self.roster.planes(tensor)[self.roster.plane(tensor, slot)?].storage)
+    }
+
+    /// Has the next step take parameters of 16 bits as they then are, for who has written them: what is kept of them
+    /// besides, `master_param` or `kahan_comp`, is of those that were there before. Records a fill of that slot.
+    ///
+    /// # Errors
+    /// [`Error::UnknownName`].
+    pub fn retake_params(&self, encoder: &mut wgpu::CommandEncoder, name: &str) -> Result<(), Error> {
+        let tensor = self.roster.find(name)?;
+        for (plane, _) in self.roster.slots(tensor).iter().enumerate().filter(|(_, slot)| [MASTER, KAHAN].contains(*slot)) {
+            for range in self.plane_ranges(tensor, plane) {
+                // A last word that is not whole is padding.
+                let size = range.size().next_multiple_of(ELEMENT);
+                encoder.clear_buffer(range.buffer(), range.offset(), Some(size));
+            }
+        }
+        Ok(())
+    }
+
+    /// [`state_ranges`](Self::state_ranges) of a slot that is kept, by its plane.
+    pub(super) fn plane_ranges(&self, tensor: usize, plane: usize) -> Vec<BufferRange> {
+        self.state.ranges(tensor, plane)
+    }
+
+    /// Reads a slot of a tensor back, as numbers of `f32` whatever it lies in, as the steps that are submitted left it; those only recorded are not in it.
     ///
     /// # Errors
     /// [`Error::UnknownName`], [`Error::UnknownSlot`], or as [`readback::download`].
@@ -42,15 +82,20 @@ impl<R: Rule> Optimizer<R> {
         name: &str,
         slot: &str,
     ) -> Result<Vec<f32>, Error> {
-        let mut values = Vec::new();
+        let (storage, mut values) = (self.storage(name, slot)?, Vec::new());
+        let mut scales = self.scale_ranges(name, slot)?.into_iter();
         for range in self.state_ranges(name, slot)? {
-            let take = |chunk: &[u8]| values.extend(bytemuck::pod_collect_to_vec::<u8, f32>(chunk));
-            readback::download_each(device, queue, &range, take).await?;
+            let elements = readback::download(device, queue, &range).await?;
+            let scales = match scales.next() {
+                Some(range) => readback::download(device, queue, &range).await?,
+                None => Vec::new(),
+            };
+            values.extend(Codes { elements, scales }.values(storage));
         }
         Ok(values)
     }
 
-    /// Writes a slot of a tensor, ahead of all that is submitted after this call.
+    /// Writes a slot of a tensor, to the nearest where it lies in fewer bits, ahead of all that is submitted after this call.
     ///
     /// # Errors
     /// [`Error::UnknownName`], [`Error::UnknownSlot`], [`Error::Length`], or as [`readback::upload`].
@@ -62,16 +107,21 @@ impl<R: Rule> Optimizer<R> {
         slot: &str,
         values: &[f32],
     ) -> Result<(), Error> {
-        let ranges = self.state_ranges(name, slot)?;
-        let expected = ranges.iter().map(BufferRange::len).sum();
+        let (ranges, storage) = (self.state_ranges(name, slot)?, self.storage(name, slot)?);
+        let tensor = self.roster.find(name)?;
+        let (expected, zero) = (self.roster.members()[tensor].len, self.roster.stored(tensor).q8_zero);
         if values.len() as u64 != expected {
             let (what, name, found) = (slot.into(), name.into(), values.len() as u64);
             return Err(Error::Length { what, name, found, expected });
         }
-        let mut rest = values;
+        let (mut rest, mut scales) = (values, self.scale_ranges(name, slot)?.into_iter());
         for range in ranges {
-            let (these, after) = rest.split_at(range.len() as usize);
-            readback::upload(device, queue, &range, bytemuck::cast_slice(these)).await?;
+            let (these, after) = rest.split_at((range.size() / storage.size()) as usize);
+            let codes = Codes::of(storage, zero, these);
+            readback::upload(device, queue, &range, &codes.elements).await?;
+            if let Some(range) = scales.next() {
+                readback::upload(device, queue, &range, &codes.scales).await?;
+            }
             rest = after;
         }
         Ok(())

@@ -21,7 +21,7 @@ impl<R: Rule> Optimizer<R> {
     /// [`Error::Setting`], [`Error::Chain`] for what would need other state, [`Error::Overlap`] where gradients would be
     /// zeroed that tensors share.
     pub fn retune_chain(&mut self, chain: Chain) -> Result<(), Error> {
-        self.places(&self.tensors.clone(), chain.zero_grads)?;
+        self.places(&self.tensors.clone(), &self.roster.clone(), chain.zero_grads)?;
         self.roster.retune_chain(chain)?;
         self.classified = false;
         Ok(())
@@ -80,8 +80,10 @@ impl<R: Rule> Optimizer<R> {
         let Self { kernels, limits, roster, launches, .. } = self;
         let label = format!("wgpu-optim {} accumulate", R::NAME);
         let share = bind_words(device, &label, kernels, limits, &[(weight as f32).to_bits()])?;
-        let walk =
-            |step: &Step| kernels.pipeline(Work::Accumulate, roster.settings(step.class), roster.chain(), step.walk);
+        let walk = |step: &Step| {
+            let settings = roster.settings(step.class);
+            kernels.pipeline(Work::Accumulate, settings, roster.chain(), &step.stored, step.walk)
+        };
         let pipelines = launches.steps().iter().map(walk).collect::<Result<Vec<_>, Error>>()?;
         let descriptor = wgpu::ComputePassDescriptor { label: Some(&label), timestamp_writes: None };
         let mut pass = encoder.begin_compute_pass(&descriptor);

@@ -1,14 +1,15 @@
 //! Which pieces are bound together, and the table of their workgroups.
 
-use super::{ELEMENT, Limits, Piece, Placement, QUAD, Span, WORKGROUP, groups};
+use super::{Limits, Piece, Placement, QUAD, Span, WORKGROUP, groups};
+use crate::format::blocks::BLOCK;
 use crate::Error;
 
 /// How a launch walks its elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Lanes {
-    /// Four elements for each invocation: `quads.wgsl`.
+    /// Four elements for each invocation: `shaders/quads`.
     Quads,
-    /// One: `words.wgsl`.
+    /// One: `shaders/words`.
     Words,
 }
 
@@ -28,17 +29,29 @@ pub struct Place {
     pub span: Span,
     /// Bytes from the start of the span that nobody else uses: the size of the span, or more in an arena.
     pub room: u64,
+    /// Bytes of an element.
+    pub element: u64,
 }
 
 impl Place {
     fn piece(&self, piece: &Piece) -> Self {
-        let start = piece.start * ELEMENT;
-        let span = Span { buffer: self.span.buffer, offset: self.span.offset + start, size: piece.len * ELEMENT };
-        Self { span, room: self.room - start }
+        let start = piece.start * self.element;
+        let span = Span { buffer: self.span.buffer, offset: self.span.offset + start, size: piece.len * self.element };
+        Self { span, room: self.room - start, ..*self }
+    }
+
+    /// Whether a cover of it can be walked in quads.
+    fn is_aligned(&self, cover: &Span) -> bool {
+        (self.span.offset - cover.offset).is_multiple_of(QUAD * self.element)
+    }
+
+    /// Elements that are its own.
+    fn owned(&self) -> u64 {
+        self.room / self.element
     }
 }
 
-/// A stretch of one tensor in a launch; all but `tensor` in lanes.
+/// A stretch of one tensor in a launch; in lanes, where nothing else is said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Segment {
     /// The tensor's number.
@@ -49,8 +62,12 @@ pub struct Segment {
     pub params: u64,
     /// The first, in the bound gradients.
     pub grads: u64,
-    /// The first, in the window's first plane.
+    /// The first, in the window's planes.
     pub state: u64,
+    /// The first element, in the tensor.
+    pub start: u64,
+    /// The word that the tensor's noise starts from, where numbers are rounded by chance.
+    pub key: Option<u32>,
 }
 
 /// Segments that are bound together, and stepped by one dispatch where they share a class.
@@ -74,14 +91,24 @@ impl Launch {
         self.segments.iter().map(|segment| groups(segment.lanes)).sum()
     }
 
-    /// The launch's table, as `step.wgsl` reads it: four words for each workgroup.
+    /// Whether numbers are rounded by chance, which is so for all of a launch or for none.
+    pub fn has_chance(&self) -> bool {
+        self.segments.iter().any(|segment| segment.key.is_some())
+    }
+
+    /// The launch's table, as `walk.wgsl` reads it: four words for each workgroup, or eight, where chance is.
     pub fn table(&self) -> Vec<u32> {
-        let mut words = Vec::with_capacity(self.groups() as usize * PLACE);
+        let chance = self.has_chance();
+        let mut words = Vec::with_capacity((self.table_size() / 4) as usize);
         for segment in &self.segments {
             for first in (0..segment.lanes).step_by(WORKGROUP as usize) {
                 let lanes = (segment.lanes - first).min(WORKGROUP);
                 let place = [segment.params + first, segment.grads + first, segment.state + first, lanes];
                 words.extend(place.map(|word| word as u32));
+                if chance {
+                    let element = segment.start + first * self.lanes.elements();
+                    words.extend([segment.key.unwrap_or_default(), element as u32, 0, 0]);
+                }
             }
         }
         words
@@ -89,16 +116,13 @@ impl Launch {
 
     /// Bytes of the table.
     pub fn table_size(&self) -> u64 {
-        table_size(self.groups())
+        table_size(self.groups(), self.has_chance())
     }
 }
 
-/// Words of a workgroup in the table.
-const PLACE: usize = 4;
-
 /// Bytes of the table of so many workgroups.
-fn table_size(groups: u64) -> u64 {
-    groups * PLACE as u64 * 4
+fn table_size(groups: u64, chance: bool) -> u64 {
+    groups * if chance { 32 } else { 16 }
 }
 
 /// The launches of one step. `places` gives each tensor's parameters and gradient.
@@ -160,17 +184,20 @@ impl Part {
     /// The elements stepped as quads, from the first on; where the tensor owns what follows it, they reach over its
     /// end, up to its neighbour.
     fn quads(&self, params: &Span, grads: &Span) -> u64 {
-        let aligned = |place: &Place, cover: &Span| (place.span.offset - cover.offset).is_multiple_of(QUAD * ELEMENT);
-        if !aligned(&self.params, params) || !aligned(&self.grads, grads) {
+        if !self.params.is_aligned(params) || !self.grads.is_aligned(grads) {
             return 0;
         }
-        let owned = self.piece.room.min(self.params.room / ELEMENT).min(self.grads.room / ELEMENT);
+        if self.piece.blocks {
+            // A block is encoded by one workgroup, and what pads it is no part of it.
+            return self.piece.len / BLOCK * BLOCK;
+        }
+        let owned = self.piece.room.min(self.params.owned()).min(self.grads.owned());
         if owned >= self.piece.len { owned / QUAD * QUAD } else { self.piece.len / QUAD * QUAD }
     }
 
     /// The bytes that a launch of this part may touch.
     fn touched(&self, place: &Place) -> Span {
-        let reach = place.room.min(self.piece.room * ELEMENT);
+        let reach = place.room.min(self.piece.room * place.element);
         Span { size: reach.max(place.span.size), ..place.span }
     }
 }
@@ -211,7 +238,7 @@ impl Gathering {
         let params = self.params.cover(&params, limits.alignment);
         let grads = self.grads.cover(&grads, limits.alignment);
         let groups = self.groups + groups(part.piece.room);
-        let largest = params.size.max(grads.size).max(table_size(groups));
+        let largest = params.size.max(grads.size).max(table_size(groups, part.piece.key.is_some()));
         let fits = largest <= limits.usable() && groups <= limits.dispatch();
         if params.meets(&grads) || !fits {
             return Err(self);
@@ -243,13 +270,15 @@ impl Gathering {
 
     fn segment(&self, part: &Part, skip: u64, elements: u64, lanes: Lanes) -> Segment {
         let lane = lanes.elements();
-        let within = |place: &Place, cover: &Span| ((place.span.offset - cover.offset) / ELEMENT + skip) / lane;
+        let within = |place: &Place, cover: &Span| ((place.span.offset - cover.offset) / place.element + skip) / lane;
         Segment {
             tensor: part.piece.tensor,
             lanes: elements / lane,
             params: within(&part.params, &self.params),
             grads: within(&part.grads, &self.grads),
             state: (part.piece.at + skip) / lane,
+            start: part.piece.start + skip,
+            key: part.piece.key,
         }
     }
 }

@@ -75,23 +75,28 @@ impl Run {
         Self { class: 0, ..*self }
     }
 
-    /// The run as `step.wgsl` reads it, for a launch of these lanes.
-    pub fn words(&self, window: &Window, lanes: Lanes, limits: &Limits) -> [u32; 8] {
+    /// The run as `walk.wgsl` reads it, for a launch of these lanes.
+    pub fn words(&self, window: &Window, lanes: Lanes, limits: &Limits) -> [u32; 12] {
         let (width, stride) = (self.grid(limits).0.into(), window.stride / lanes.elements());
         let stretch = match self.stretch {
             Some(Segment { lanes, params, grads, state, .. }) => [params, grads, state, lanes],
             None => [0; 4],
         };
         let [params, grads, state, lanes] = stretch;
-        [self.first, self.groups(), width, stride, params, grads, state, lanes].map(|word| word as u32)
+        let key = self.stretch.and_then(|stretch| stretch.key).unwrap_or_default();
+        let element = self.stretch.map_or(0, |stretch| stretch.start);
+        let words = [self.first, self.groups(), width, stride, params, grads, state, lanes, key.into(), element, 0, 0];
+        words.map(|word| word as u32)
     }
 }
 
 impl Segment {
-    /// Both as one, where the second starts in each buffer where the first ends.
+    /// Both as one, where the second starts in each buffer where the first ends; what is rounded by chance has a word for
+    /// each tensor.
     fn followed_by(&self, next: &Self) -> Option<Self> {
         let starts = |of: fn(&Self) -> u64| of(self) + self.lanes == of(next);
         let joined = starts(|s| s.params) && starts(|s| s.grads) && starts(|s| s.state);
-        joined.then_some(Self { lanes: self.lanes + next.lanes, ..*self })
+        let steady = self.key.is_none() && next.key.is_none();
+        (joined && steady).then_some(Self { lanes: self.lanes + next.lanes, ..*self })
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 use wgpu_optim::Error;
+use wgpu_optim::format::Storage;
 use wgpu_optim::plan::{
     ELEMENT, Item, Lanes, Launch, Limits, Place, Placement, QUAD, Run, Segment, Span, WORKGROUP, arena, launches,
 };
@@ -57,8 +58,8 @@ fn limits() -> impl Strategy<Value = Limits> {
 }
 
 /// Slots that a variant keeps.
-fn slots(variant: usize) -> u64 {
-    variant as u64 + 1
+fn planes(variant: usize) -> Vec<Storage> {
+    vec![Storage::F32; variant + 1]
 }
 
 /// Tensors of all batches in order, with their places in buffers that are as long as they must be.
@@ -86,14 +87,14 @@ impl Laid {
                 room = size.next_multiple_of(tensor.padded * ELEMENT);
             }
             *end = offset + room;
-            Place { span: Span { buffer, offset, size }, room }
+            Place { span: Span { buffer, offset, size }, room, element: ELEMENT }
         };
         // As far apart as the largest block.
         let away = |t: &Drawn| if t.apart && t.params.0 == t.grads.0 { t.grads.1 + 64 } else { t.grads.1 };
         let places = tensors.iter().map(|t| (place(t.params, t), place((t.grads.0, away(t)), t))).collect();
         let item = |t: &Drawn| {
             let room = t.len.next_multiple_of(t.padded.max(1));
-            Item { variant: t.variant, group: t.len as usize % 2, slots: slots(t.variant), len: t.len, room }
+            Item { variant: t.variant, group: t.len as usize % 2, planes: planes(t.variant), key: None, len: t.len, room }
         };
         Self { items: tensors.iter().map(item).collect(), places, buffers, batches }
     }
@@ -146,7 +147,7 @@ fn check_placement(laid: &Laid, placement: &Placement, limits: &Limits) {
         assert!(window.offset.is_multiple_of(limits.alignment), "{window:?}");
         assert!(window.offset + window.size() <= placement.pages[window.page], "{window:?}");
         assert!(window.stride.is_multiple_of(QUAD), "{window:?}");
-        assert_eq!(window.slots, slots(window.variant));
+        assert_eq!(window.planes, planes(window.variant));
     }
     for &page in &placement.pages {
         assert!(page <= limits.buffer && page > 0 && page.is_multiple_of(ELEMENT), "a page of {page} bytes");
@@ -161,7 +162,7 @@ fn check_state(laid: &Laid, placement: &Placement) {
         let window = &placement.windows[piece.window];
         assert_eq!(window.variant, laid.items[piece.tensor].variant);
         assert!(piece.at.is_multiple_of(QUAD), "{piece:?}");
-        for plane in 0..window.slots {
+        for plane in 0..window.planes.len() {
             let mut span = piece.state(window, plane);
             assert_eq!(span.size, piece.len * ELEMENT);
             span.size = piece.room * ELEMENT;
@@ -248,7 +249,10 @@ fn dispatched(placement: &Placement, launch: &Launch, run: &Run, table: &[u32], 
     let window = &placement.windows[launch.window];
     let (width, height) = run.grid(limits);
     assert!(u64::from(width.max(height)) <= limits.groups && width.min(height) > 0, "a grid of {width} x {height}");
-    let [first, groups, grid_width, stride, place @ ..] = run.words(window, launch.lanes, limits);
+    let [first, groups, grid_width, stride, params, grads, state, lanes, noise @ ..] =
+        run.words(window, launch.lanes, limits);
+    assert!(noise[0] == 0 && noise[2..] == [0, 0], "{noise:?} where nothing is rounded by chance");
+    let place = [params, grads, state, lanes];
     assert!(grid_width == width && width * height >= groups && u64::from(groups) == run.groups());
     assert_eq!(u64::from(stride) * lane(launch.lanes), window.stride);
     let group = |index: u32| {
@@ -375,8 +379,8 @@ fn ten_billion_elements_are_planned_within_the_defaults() {
     // 160 buffers of 256 MiB for each role.
     let tensor = |i: usize| {
         let span = |buffer| Span { buffer, offset: 0, size: 256 << 20 };
-        let place = |buffer| Place { span: span(buffer), room: 256 << 20 };
-        (Item { variant: 1, group: 0, slots: 2, len: 64 << 20, room: 64 << 20 }, (place(2 * i), place(2 * i + 1)))
+        let place = |buffer| Place { span: span(buffer), room: 256 << 20, element: ELEMENT };
+        (Item { variant: 1, group: 0, planes: planes(1), key: None, len: 64 << 20, room: 64 << 20 }, (place(2 * i), place(2 * i + 1)))
     };
     let (items, places): (Vec<Item>, Vec<_>) = (0..160).map(tensor).unzip();
     let buffers = (0..320).map(|buffer| (buffer, 256 << 20)).collect();
@@ -402,15 +406,15 @@ fn a_tensor_past_2_to_32_elements_is_cut_and_not_truncated() {
     let limits = Limits { buffer: 1 << 40, ..Limits::DEFAULT };
     let len = (1u64 << 32) + 12_345;
     let mut placement = Placement::default();
-    placement.extend(&[Item { variant: 1, group: 0, slots: 2, len, room: len }], &limits, |item| item);
+    placement.extend(&[Item { variant: 1, group: 0, planes: planes(1), key: None, len, room: len }], &limits, |item| item);
     partition(placement.pieces_of(0).map(|piece| (piece.start, piece.start + piece.len)).collect(), len, "pieces");
     let place = |buffer| {
         let size = len * ELEMENT;
-        Place { span: Span { buffer, offset: 4, size }, room: size }
+        Place { span: Span { buffer, offset: 4, size }, room: size, element: ELEMENT }
     };
     let places = [(place(0), place(1))];
     let laid = Laid {
-        items: vec![Item { variant: 1, group: 0, slots: 2, len, room: len }],
+        items: vec![Item { variant: 1, group: 0, planes: planes(1), key: None, len, room: len }],
         places: places.to_vec(),
         buffers: [(0, len * ELEMENT + 4), (1, len * ELEMENT + 4)].into(),
         batches: vec![1],

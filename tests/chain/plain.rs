@@ -8,7 +8,15 @@ use wgpu_optim::{Adam, Chain, Clamp, Clip, Ema, Group, Kernels, Optimizer, Scale
 use crate::bench::{Bench, SPECS, grads};
 use crate::support;
 
-const FILES: [&str; 4] = ["walk.wgsl", "step.wgsl", "open.wgsl", "quads.wgsl"];
+const FILES: [&str; 7] = [
+    "walk.wgsl",
+    "open.wgsl",
+    "quads/lanes.wgsl",
+    "quads/params32.wgsl",
+    "quads/grads32.wgsl",
+    "quads/state32.wgsl",
+    "step.wgsl",
+];
 
 struct Texts;
 
@@ -24,7 +32,7 @@ impl Visitor for Texts {
             let own = |name: &str| {
                 let switch = settings.switches().iter().any(|(switch, _)| *switch == name);
                 let plane = R::SLOTS.iter().any(|slot| name == format!("PLANE_{}", slot.to_uppercase()));
-                switch || plane || name == "WORKGROUP" || name == "HAS_PLACES"
+                switch || plane || name == "WORKGROUP" || ["HAS_PLACES", "PLACE_VECTORS"].contains(&name)
             };
             assert!(set.iter().all(|(name, _)| own(name)), "{} {case}: {set:?}", R::NAME);
         }

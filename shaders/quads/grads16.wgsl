@@ -1,0 +1,13 @@
+// Gradients of 16 bits.
+
+override GRADS_F16: bool = false;
+
+@group(0) @binding(1) var<storage, read_write> grads: array<vec2<u32>>;
+
+fn load_grads(at: At) -> Lane {
+    return received(at, widened(grads[at.grads], GRADS_F16));
+}
+
+fn store_grads(at: At, g: Lane) {
+    grads[at.grads] = narrowed(g, Bits(0u), GRADS_F16, false);
+}

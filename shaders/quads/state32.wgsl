@@ -1,0 +1,11 @@
+// State of 32 bits throughout.
+
+@group(0) @binding(2) var<storage, read_write> state: array<vec4<u32>>;
+
+fn load_state(at: At, plane: u32) -> Lane {
+    return bitcast<vec4<f32>>(state[at.state + plane * run.stride]);
+}
+
+fn store_state(at: At, plane: u32, s: Lane) {
+    state[at.state + plane * run.stride] = bitcast<vec4<u32>>(s);
+}
