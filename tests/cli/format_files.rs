@@ -218,7 +218,8 @@ fn formats_may_be_mixed_in_a_file_and_clipped_together() {
     }
     // The norm is summed up in another order than the twin's, so its last bit may differ, and a rounding with it.
     for (name, expected) in names.iter().zip(expected) {
-        let dtype = SafeTensors::deserialize(&desk.read("p.safetensors")).expect("a file").tensor(name).expect("it").dtype();
+        let dtype =
+            SafeTensors::deserialize(&desk.read("p.safetensors")).expect("a file").tensor(name).expect("it").dtype();
         let (found, expected) = (decoded(dtype, &data(&desk, "cpu.safetensors", name)), decoded(dtype, &expected));
         let last = if dtype == Dtype::F32 { 1e-6 } else { 1.0 / 128.0 };
         assert!(found.iter().zip(&expected).all(|(a, b)| (a - b).abs() <= last * b.abs() + 1e-6), "{name}");
@@ -233,7 +234,9 @@ fn lists_and_schedules_reach_every_format_of_a_group() {
         desk.text("optim.toml", "rule = \"adam\"\nlr = [0.01, 0.0, 0.0]\n");
         desk.succeeds(&three(device));
         desk.text("optim.toml", LR);
-        desk.succeeds(&three(device).replace("g1 g2 g3 --out-params", "g1 --out-params once.safetensors --out-state").as_str());
+        desk.succeeds(
+            &three(device).replace("g1 g2 g3 --out-params", "g1 --out-params once.safetensors --out-state").as_str(),
+        );
         assert!(desk.read(&format!("{device}.safetensors")) != desk.read("p.safetensors"));
     }
 }
@@ -245,7 +248,8 @@ fn parameters_are_never_cast() {
     let line = three("cpu");
     for (word, stored) in [("f32", "F32"), ("f16", "F16")] {
         desk.text("optim.toml", &format!("rule = \"adam\"\n[format]\nparams = {word:?}\n"));
-        let asked = format!("optim.toml has params = {word:?} in the [format] of all tensors; parameters are never cast");
+        let asked =
+            format!("optim.toml has params = {word:?} in the [format] of all tensors; parameters are never cast");
         let todo = format!("leave params out to step them as they are, or store them as {stored}");
         desk.refuses(&line, 1, &["p.safetensors: \"w\" is BF16, and", &asked, &todo]);
     }
@@ -259,7 +263,8 @@ fn gradients_of_several_formats_are_cast_where_the_config_says_so_and_refused_wh
     desk.text("optim.toml", LR);
     lay_out(&desk, 5, Dtype::BF16, Dtype::BF16);
     desk.formatted("g2", &[("w", Dtype::F16, &[5], &spread(5, 2))]);
-    let parts = ["g2: gradient \"w\" is F16, in a file before it BF16; name one of them in [format], as in grads = \"f32\""];
+    let parts =
+        ["g2: gradient \"w\" is F16, in a file before it BF16; name one of them in [format], as in grads = \"f32\""];
     desk.refuses(&three("cpu"), 1, &parts);
     desk.text("optim.toml", &format!("{LR}[format]\ngrads = \"f32\"\n"));
     // To f32 nothing is lost, so nothing is told.

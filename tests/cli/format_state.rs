@@ -24,7 +24,8 @@ fn spread(len: usize, seed: usize) -> Vec<f32> {
 fn laid_out(table: &str) -> Desk {
     let desk = Desk::new();
     desk.text("optim.toml", &format!("rule = \"adam\"\nlr = 0.01\n[format]\n{table}\n"));
-    let tensors = |seed: usize, of: [Dtype; 3]| [spread(601, seed), spread(257, seed + 1), spread(5, seed + 2)].map(|x| (of, x));
+    let tensors =
+        |seed: usize, of: [Dtype; 3]| [spread(601, seed), spread(257, seed + 1), spread(5, seed + 2)].map(|x| (of, x));
     let write = |file: &str, seed: usize, of: [Dtype; 3], skip: bool| {
         let [(_, w), (_, h), (_, b)] = tensors(seed, of);
         let all: [(&str, Dtype, &[usize], &[f32]); 3] =
@@ -58,7 +59,10 @@ fn going_on_is_never_having_stopped_in_every_format() {
                 let told = desk.succeeds(&format!("{resume} --out-params b2 --out-state b2-state")).stderr;
                 assert_eq!(told, "", "{table}");
                 assert!(desk.read("a") == desk.read("b2"), "{device}, stopped after {stop}: parameters\n{table}");
-                assert!(desk.read("a-state") == desk.read("b2-state"), "{device}, stopped after {stop}: state\n{table}");
+                assert!(
+                    desk.read("a-state") == desk.read("b2-state"),
+                    "{device}, stopped after {stop}: state\n{table}"
+                );
             }
         }
     }
@@ -137,8 +141,16 @@ fn every_tensor_lies_at_a_multiple_of_its_elements() {
 fn a_resume_whose_config_has_another_format_is_refused_with_what_to_do() {
     let never = "state is never cast: set state = ";
     for (made, then, parts) in [
-        ("", "state = \"bf16\"", &["\"state.w.exp_avg\" is F32, expected BF16", never, "{ exp_avg = \"f32\" } in [format]"][..]),
-        ("state = \"bf16\"", "", &["\"state.b.exp_avg_sq\" is BF16, expected F32", "{ exp_avg_sq = \"bf16\" } in [format]"]),
+        (
+            "",
+            "state = \"bf16\"",
+            &["\"state.w.exp_avg\" is F32, expected BF16", never, "{ exp_avg = \"f32\" } in [format]"][..],
+        ),
+        (
+            "state = \"bf16\"",
+            "",
+            &["\"state.b.exp_avg_sq\" is BF16, expected F32", "{ exp_avg_sq = \"bf16\" } in [format]"],
+        ),
         ("state = \"q8\"\nq8_min = 0", "", &["\"state.w.exp_avg\" is U8, expected F32", "{ exp_avg = \"q8\" }"]),
         ("", "state = \"q8\"\nq8_min = 0", &["\"state.w.exp_avg\" is F32, expected U8", "{ exp_avg = \"f32\" }"]),
         (
@@ -147,8 +159,20 @@ fn a_resume_whose_config_has_another_format_is_refused_with_what_to_do() {
             &["\"state.h.exp_avg\" is U8, expected F32", "lower q8_min, which is more than 257, in [format]"],
         ),
         ("", "master = true", &["\"state.w.master_param\" is missing; to begin a master now, write zeros there"]),
-        ("master = true", "", &["\"state.w.master_param\" is not kept by the settings of all tensors, for which there is master = true in [format]"]),
-        ("rounding = \"kahan\"", "", &["\"state.h.kahan_comp\" is not kept by the settings of all tensors, for which there is rounding = \"kahan\""]),
+        (
+            "master = true",
+            "",
+            &[
+                "\"state.w.master_param\" is not kept by the settings of all tensors, for which there is master = true in [format]",
+            ],
+        ),
+        (
+            "rounding = \"kahan\"",
+            "",
+            &[
+                "\"state.h.kahan_comp\" is not kept by the settings of all tensors, for which there is rounding = \"kahan\"",
+            ],
+        ),
     ] {
         let desk = stepped(made);
         desk.text("optim.toml", &format!("rule = \"adam\"\nlr = 0.01\n[format]\n{then}\n"));
@@ -161,14 +185,24 @@ fn a_resume_whose_config_has_another_format_is_refused_with_what_to_do() {
 #[test]
 fn parameters_that_were_of_another_format_are_refused() {
     let desk = stepped("");
-    desk.formatted("p", &[("w", Dtype::F16, &[601], &[1.0; 601]), ("h", Dtype::F16, &[257], &[1.0; 257]), ("b", Dtype::F32, &[5], &[1.0; 5])]);
+    desk.formatted(
+        "p",
+        &[
+            ("w", Dtype::F16, &[601], &[1.0; 601]),
+            ("h", Dtype::F16, &[257], &[1.0; 257]),
+            ("b", Dtype::F32, &[5], &[1.0; 5]),
+        ],
+    );
     desk.refuses(&resume(), 1, &["s: it was made with \"w\" as BF16, and in p it is F16; store it as BF16 to go on"]);
 }
 
 #[test]
 fn what_no_slot_tells_of_is_told_when_it_changes() {
     let desk = stepped("rounding = \"stochastic\"\nseed = 1");
-    desk.text("optim.toml", "rule = \"adam\"\nlr = 0.01\n[format]\nseed = 2\ngrads = \"f32\"\nq8_zero = \"reference\"\n");
+    desk.text(
+        "optim.toml",
+        "rule = \"adam\"\nlr = 0.01\n[format]\nseed = 2\ngrads = \"f32\"\nq8_zero = \"reference\"\n",
+    );
     let told = desk.succeeds(&resume()).stderr;
     for part in [
         "note: [format] rounding was \"stochastic\" in s and is \"nearest\" in optim.toml (3 tensors)",
@@ -250,10 +284,8 @@ fn scales_of_what_has_none_are_refused() {
     let file = SafeTensors::deserialize(&bytes).expect("a sound file");
     let (one, zero) = ([1; 12], [0; 4]);
     let view = |shape: Vec<usize>, data| TensorView::new(Dtype::F32, shape, data).expect("a tensor");
-    let more = [
-        ("state.w.exp_avg.scale".to_string(), view(vec![3], &one)),
-        ("state.scale".to_string(), view(vec![1], &zero)),
-    ];
+    let more =
+        [("state.w.exp_avg.scale".to_string(), view(vec![3], &one)), ("state.scale".to_string(), view(vec![1], &zero))];
     desk.bytes("s", &serialize(file.tensors().into_iter().chain(more), None).expect("a file"));
     let parts = [
         "\"state.w.exp_avg.scale\" is not kept by the settings of all tensors",

@@ -15,6 +15,7 @@ use wgpu_optim::format::{Format, Rounding};
 
 use crate::adapter::{Choice, Kind};
 use crate::catalog::{Job, unknown, with_preset};
+use crate::config::format::FormatKeys;
 use crate::config::{Config, ConfigFile};
 use crate::explain::Explanation;
 use crate::inputs::{Inputs, Member};
@@ -125,20 +126,20 @@ impl Job for Apply<'_> {
 
 /// What is said of 16 bits, and of chance, where there are none, is most likely a slip.
 fn warn_of_idle_formats<R: Rule>(config: &Config<R>, members: &[Member], report: &mut Report) {
-    for (number, group) in config.groups.iter().enumerate() {
-        let own: Vec<&Member> = members.iter().filter(|member| member.group == number).collect();
-        let wide = own.iter().all(|member| member.formats.params == Format::F32);
-        let key = match group.format.rounding {
-            _ if !wide || own.is_empty() => continue,
-            _ if group.format.master == Some(true) => "master = true",
-            Some(Rounding::Kahan) => "rounding = \"kahan\"",
-            Some(Rounding::Stochastic) if own.iter().all(|member| member.formats.is_plain()) => {
-                "rounding = \"stochastic\""
-            }
-            _ => continue,
-        };
-        let (path, name) = (config.path.display(), config.group_name(number));
-        report.warn(format!("{path}: [format] {key} does nothing for {name}: their parameters are F32"));
+    let wide = |member: &Member| member.formats.params == Format::F32;
+    let plain = |member: &Member| member.formats.is_plain();
+    let rounds = |keys: &FormatKeys, rounding| keys.rounding == Some(rounding);
+    let keys: [(&str, &dyn Fn(&FormatKeys) -> bool, &dyn Fn(&Member) -> bool); 3] = [
+        ("master = true", &|keys| keys.master == Some(true), &wide),
+        ("rounding = \"kahan\"", &|keys| rounds(keys, Rounding::Kahan), &wide),
+        ("rounding = \"stochastic\"", &|keys| rounds(keys, Rounding::Stochastic), &plain),
+    ];
+    for (key, is_said, is_idle) in keys {
+        let mut own = members.iter().filter(|member| is_said(&config.groups[member.group].format)).peekable();
+        if own.peek().is_some() && own.all(is_idle) {
+            let path = config.path.display();
+            report.warn(format!("{path}: [format] {key} does nothing: the tensors that it is said of are F32"));
+        }
     }
 }
 

@@ -152,7 +152,9 @@ fn check(params: &Archive, grads: &Archive, gradient: &Entry) -> Result<()> {
     }
     for (what, dtype) in [("parameter", param.dtype), ("gradient", gradient.dtype)] {
         if format_of(dtype).is_none() {
-            bail!("{file}: {what} {name:?} is {dtype}, and only F32, F16 and BF16 can be stepped; leave its gradient out");
+            bail!(
+                "{file}: {what} {name:?} is {dtype}, and only F32, F16 and BF16 can be stepped; leave its gradient out"
+            );
         }
     }
     Ok(())

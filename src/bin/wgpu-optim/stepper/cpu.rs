@@ -3,10 +3,10 @@
 use std::io::Write;
 
 use anyhow::{Result, ensure};
+use wgpu_optim::Rule;
 use wgpu_optim::chain::control::Control;
 use wgpu_optim::cpu::{self, Slice, SliceMut};
 use wgpu_optim::format::halves::Half;
-use wgpu_optim::Rule;
 
 use super::{Stepper, Stored, names};
 use crate::config::Config;
