@@ -116,6 +116,13 @@ pub enum Error {
     #[error("readback failed while {doing}: {message}")]
     Readback { doing: String, message: String },
 
+    /// The driver's compiler takes Kahan's compensation for nothing.
+    #[error(
+        "after a step of 1e-4 a parameter of 1 is {left} with {kept} kept beside it, together {expected} was expected: this \
+         device loses what rounding = \"kahan\" keeps; use \"stochastic\", or a master"
+    )]
+    Compensation { left: f32, kept: f32, expected: f32 },
+
     /// wgpu refused something that was not foreseen here.
     #[error("wgpu refused {doing}: {message}")]
     Refused { doing: String, message: String },

@@ -156,6 +156,12 @@ impl Storage {
         }
     }
 
+    /// Bytes of so many elements, with the scales of their blocks.
+    pub fn size_of(self, len: u64) -> u64 {
+        let scales = if self.has_scales() { len.div_ceil(blocks::BLOCK) * Storage::F32.size() } else { 0 };
+        self.size() * len + scales
+    }
+
     /// Whether it goes by blocks, each with a scale.
     pub fn has_scales(self) -> bool {
         matches!(self, Storage::Q8Signed | Storage::Q8Unsigned)

@@ -420,12 +420,7 @@ impl<R: Rule> Optimizer<R> {
     }
 
     /// Each tensor's places, numbered and free of overlaps; gradients are written where they are zeroed.
-    fn places(
-        &mut self,
-        tensors: &[Tensor],
-        roster: &Roster<R>,
-        zeroed: bool,
-    ) -> Result<Vec<(Place, Place)>, Error> {
+    fn places(&mut self, tensors: &[Tensor], roster: &Roster<R>, zeroed: bool) -> Result<Vec<(Place, Place)>, Error> {
         tensors.iter().try_for_each(|tensor| self.state.check_apart(tensor))?;
         let mut place = |range: &BufferRange, format| range.place(self.buffers.number(range.buffer()), format);
         let mut places = Vec::with_capacity(tensors.len());

@@ -11,9 +11,9 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use crate::Error;
 use crate::chain::{Chain, Over};
 #[cfg(feature = "gpu")]
-use crate::format::stored::Stored;
-#[cfg(feature = "gpu")]
 use crate::format::noise;
+#[cfg(feature = "gpu")]
+use crate::format::stored::Stored;
 use crate::format::{Formats, Plane};
 use crate::rule::{Rule, Value, kept_slots};
 use crate::schedule::{Base, Schedule};

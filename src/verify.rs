@@ -3,6 +3,8 @@
 //! Each step is compared with one step of the CPU from the very bits that the device started from, so errors do
 //! not add up and the envelope can be tight.
 
+pub mod compensation;
+
 use crate::Error;
 use crate::envelope::{Device, Probe, Snapshot, Trial, Worst};
 use crate::optimizer::Optimizer;

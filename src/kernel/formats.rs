@@ -80,12 +80,14 @@ impl Widths {
     fn rounding(self, work: Work, lanes: Lanes) -> Vec<&'static str> {
         let mut files = Vec::new();
         if self.halves(work) {
-            let codes = [include_str!("../../shaders/format/halves.wgsl"), include_str!("../../shaders/format/narrow.wgsl")];
+            let codes =
+                [include_str!("../../shaders/format/halves.wgsl"), include_str!("../../shaders/format/narrow.wgsl")];
             files.extend(codes);
             files.push(of_lanes!(lanes, "halves.wgsl"));
         }
         if self.chance && work.steps() {
-            let noise = [include_str!("../../shaders/format/noise.wgsl"), include_str!("../../shaders/format/chance.wgsl")];
+            let noise =
+                [include_str!("../../shaders/format/noise.wgsl"), include_str!("../../shaders/format/chance.wgsl")];
             files.extend(noise);
             files.push(of_lanes!(lanes, "chance.wgsl"));
         } else if self.halves(work) {

@@ -56,7 +56,9 @@ impl<R: Rule> Optimizer<R> {
     /// [`Error::UnknownName`].
     pub fn retake_params(&self, encoder: &mut wgpu::CommandEncoder, name: &str) -> Result<(), Error> {
         let tensor = self.roster.find(name)?;
-        for (plane, _) in self.roster.slots(tensor).iter().enumerate().filter(|(_, slot)| [MASTER, KAHAN].contains(*slot)) {
+        for (plane, _) in
+            self.roster.slots(tensor).iter().enumerate().filter(|(_, slot)| [MASTER, KAHAN].contains(*slot))
+        {
             for range in self.plane_ranges(tensor, plane) {
                 // A last word that is not whole is padding.
                 let size = range.size().next_multiple_of(ELEMENT);

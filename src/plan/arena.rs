@@ -28,11 +28,7 @@ pub fn arena(tensors: &[(&str, u64)], limits: &Limits) -> Result<ArenaLayout, Er
 ///
 /// # Errors
 /// [`Error::Empty`], [`Error::DuplicateName`], [`Error::TooLarge`].
-pub fn arena_of(
-    tensors: &[(&str, u64)],
-    elements: [u64; 2],
-    limits: &Limits,
-) -> Result<[ArenaLayout; 2], Error> {
+pub fn arena_of(tensors: &[(&str, u64)], elements: [u64; 2], limits: &Limits) -> Result<[ArenaLayout; 2], Error> {
     let mut layout = ArenaLayout { pages: Vec::new(), spans: Vec::new(), rooms: Vec::new() };
     let mut names = std::collections::HashSet::new();
     // In elements, until all have their places.

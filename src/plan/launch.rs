@@ -1,8 +1,8 @@
 //! Which pieces are bound together, and the table of their workgroups.
 
 use super::{Limits, Piece, Placement, QUAD, Span, WORKGROUP, groups};
-use crate::format::blocks::BLOCK;
 use crate::Error;
+use crate::format::blocks::BLOCK;
 
 /// How a launch walks its elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

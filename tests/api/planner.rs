@@ -94,7 +94,14 @@ impl Laid {
         let places = tensors.iter().map(|t| (place(t.params, t), place((t.grads.0, away(t)), t))).collect();
         let item = |t: &Drawn| {
             let room = t.len.next_multiple_of(t.padded.max(1));
-            Item { variant: t.variant, group: t.len as usize % 2, planes: planes(t.variant), key: None, len: t.len, room }
+            Item {
+                variant: t.variant,
+                group: t.len as usize % 2,
+                planes: planes(t.variant),
+                key: None,
+                len: t.len,
+                room,
+            }
         };
         Self { items: tensors.iter().map(item).collect(), places, buffers, batches }
     }
@@ -380,7 +387,10 @@ fn ten_billion_elements_are_planned_within_the_defaults() {
     let tensor = |i: usize| {
         let span = |buffer| Span { buffer, offset: 0, size: 256 << 20 };
         let place = |buffer| Place { span: span(buffer), room: 256 << 20, element: ELEMENT };
-        (Item { variant: 1, group: 0, planes: planes(1), key: None, len: 64 << 20, room: 64 << 20 }, (place(2 * i), place(2 * i + 1)))
+        (
+            Item { variant: 1, group: 0, planes: planes(1), key: None, len: 64 << 20, room: 64 << 20 },
+            (place(2 * i), place(2 * i + 1)),
+        )
     };
     let (items, places): (Vec<Item>, Vec<_>) = (0..160).map(tensor).unzip();
     let buffers = (0..320).map(|buffer| (buffer, 256 << 20)).collect();
@@ -406,7 +416,8 @@ fn a_tensor_past_2_to_32_elements_is_cut_and_not_truncated() {
     let limits = Limits { buffer: 1 << 40, ..Limits::DEFAULT };
     let len = (1u64 << 32) + 12_345;
     let mut placement = Placement::default();
-    placement.extend(&[Item { variant: 1, group: 0, planes: planes(1), key: None, len, room: len }], &limits, |item| item);
+    placement
+        .extend(&[Item { variant: 1, group: 0, planes: planes(1), key: None, len, room: len }], &limits, |item| item);
     partition(placement.pieces_of(0).map(|piece| (piece.start, piece.start + piece.len)).collect(), len, "pieces");
     let place = |buffer| {
         let size = len * ELEMENT;

@@ -1,6 +1,7 @@
 //! What is wrong with tensors and names is refused by name and by number, and a refused call changes nothing.
 
 use wgpu_optim::plan::{self, Limits};
+use wgpu_optim::verify::compensation;
 use wgpu_optim::{Adam, Arena, BufferRange, Error, Group, Optimizer, RmsProp, Tensor, cpu, kernel, wgpu};
 
 use crate::stand::{Stand, USAGE, at, buffer, buffer_for, noop, own, pair, refusal, refused, running, words};
@@ -116,6 +117,19 @@ fn a_buffer_that_cannot_be_bound_as_storage_is_refused() {
     Optimizer::new(&gpu.device, Adam::PYTORCH, [Tensor::new("w", &only[0], &only[1])]).unwrap();
 }
 
+/// No driver at hand takes it out, so what would be found there is given.
+#[test]
+fn a_compensation_that_a_compiler_takes_out_is_noticed() {
+    let Some(gpu) = gpu() else { return };
+    compensation::compensation(&gpu.device, &gpu.queue).unwrap();
+    let error = compensation::holds(1.0, 0.0).unwrap_err();
+    assert!(matches!(error, Error::Compensation { kept: 0.0, .. }), "{error}");
+    assert!(
+        error.to_string().starts_with("after a step of 1e-4 a parameter of 1 is 1 with 0 kept beside it"),
+        "{error}"
+    );
+}
+
 #[test]
 fn what_does_not_lie_on_whole_elements_is_refused() {
     let Some(gpu) = gpu() else { return };
@@ -124,7 +138,10 @@ fn what_does_not_lie_on_whole_elements_is_refused() {
     for (offset, size) in [(2, 8), (4, 6), (3, 5)] {
         let odd = BufferRange::new(&some, offset, size);
         let numbers = format!("offset {offset} and size {size} must be multiples of 4 bytes");
-        let message = refusal_of(&gpu, &[Tensor::new("w", odd.clone(), right.clone())]);
+        let tensor = Tensor::new("w", odd.clone(), right.clone());
+        let error = Optimizer::new(&gpu.device, Adam::PYTORCH, [tensor.clone()]).unwrap_err();
+        assert!(matches!(error, Error::Misaligned { multiple: 4, .. }), "{error}");
+        let message = refusal_of(&gpu, &[tensor]);
         assert!(message.starts_with(r#"parameters of "w": "#) && message.ends_with(&numbers), "{message}");
         let message = refusal_of(&gpu, &[Tensor::new("w", right.clone(), odd)]);
         assert!(message.starts_with(r#"gradient of "w": "#) && message.ends_with(&numbers), "{message}");

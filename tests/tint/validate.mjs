@@ -9,7 +9,7 @@ import { fileURLToPath } from 'node:url';
 import { create } from 'webgpu';
 
 const root = process.argv[2] ?? join(dirname(fileURLToPath(import.meta.url)), '../..');
-const LANES = ['shaders/quads.wgsl', 'shaders/words.wgsl'];
+const LANES = ['quads', 'words'];
 
 // Dawn ends when this object is collected, with a crash or a hang of whatever is under way: so it is held for good.
 globalThis.gpu = create(['backend=null']);
@@ -27,12 +27,50 @@ function compositions() {
     const rules = shaders('shaders/rule').map((name) => `shaders/rule/${name}`);
     const around = ['shaders/open.wgsl', chain('gated')];
     const steps = rules.flatMap((rule) =>
-        LANES.flatMap((lanes) => around.map((around) => [walk, 'shaders/step.wgsl', around, lanes, rule])),
+        LANES.flatMap((lanes) =>
+            widths().flatMap((width) =>
+                around
+                    .filter((around) => !width.chance || around !== 'shaders/open.wgsl')
+                    .map((around) => [walk, around, ...stored(lanes, width, true), rule]),
+            ),
+        ),
     );
     const walks = [[chain('accumulate')], [chain('norm'), chain('measure')]];
-    const others = walks.flatMap((own) => LANES.map((lanes) => [walk, ...own, lanes]));
+    const others = walks.flatMap((own) =>
+        LANES.flatMap((lanes) =>
+            widths()
+                .filter((width) => !width.chance && width.params === 32)
+                .map((width) => [walk, ...own, ...stored(lanes, width, false)]),
+        ),
+    );
     const example = shaders('examples/train_digits').map((name) => [`examples/train_digits/${name}`]);
     return [...steps, ...others, [chain('norm'), chain('gather')], [chain('control')], ...example];
+}
+
+// Bits of parameters, of gradients and of the narrowest plane of state, and whether anything is rounded by chance.
+function widths() {
+    const pairs = [32, 16].flatMap((params) => [32, 16].map((grads) => ({ params, grads })));
+    const states = pairs.flatMap((pair) => [32, 16, 8].map((state) => ({ ...pair, state })));
+    return states.flatMap((width) => [false, true].map((chance) => ({ ...width, chance })));
+}
+
+// The files of `kernel::formats`, for a kernel that steps or that only looks at gradients and sums.
+function stored(lanes, { params, grads, state, chance }, steps) {
+    const own = (name) => `shaders/${lanes}/${name}.wgsl`;
+    const format = (name) => `shaders/format/${name}.wgsl`;
+    const halves = grads === 16 || state < 32 || (params === 16 && steps);
+    return [
+        own('lanes'),
+        ...(steps ? [own(`params${params}`)] : []),
+        ...(steps && params === 16 ? [format('params')] : []),
+        own(`grads${grads}`),
+        own(`state${state}`),
+        ...(state < 32 ? [format('planes')] : []),
+        ...(state === 8 ? [format('coded'), format('blocks')] : []),
+        ...(halves ? [format('halves'), format('narrow'), own('halves')] : []),
+        ...(chance ? [format('noise'), format('chance'), own('chance')] : halves ? [format('steady')] : []),
+        ...(steps ? [state === 8 ? format('block_step') : chance ? format('step') : 'shaders/step.wgsl'] : []),
+    ];
 }
 
 function read(path) {
