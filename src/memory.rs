@@ -1,9 +1,14 @@
 //! What an optimizer takes of a device, told before it is taken.
 
+mod arenas;
+
 use crate::Error;
-use crate::format::Storage;
-use crate::plan::{ELEMENT, Item, Launch, Limits, Place, Placement, Run, Span, Window, arena, launches};
+use crate::format::Formats;
+use crate::format::noise::tensor_key;
+use crate::format::stored::Stored;
+use crate::plan::{Item, Kinds, Launch, Limits, Placement, Run, Window, launches};
 use crate::rule::{Rule, kept_slots, variant};
+use arenas::Arenas;
 
 /// Bytes of a chunk on its way between host and device.
 pub const CHUNK: u64 = 8 << 20;
@@ -12,12 +17,14 @@ pub(crate) const ROW: u64 = 256;
 /// Chunks that a transfer has in flight.
 pub const RING: usize = 2;
 
-/// Bytes of everything, for tensors in an arena in this order. For buffers of the caller's own, `state` is the same and
+/// Bytes of everything, for tensors in an arena for each pair of formats, in this order. For buffers of the caller's own, `state` is the same and
 /// `arena` is theirs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MemoryPlan {
-    /// Bytes of each page of the arena: once for parameters, once for gradients.
+    /// Bytes of each page of parameters.
     pub arena: Vec<u64>,
+    /// Bytes of each page of gradients.
+    pub grads: Vec<u64>,
     /// Bytes of each page of state, padding included.
     pub state: Vec<u64>,
     /// The windows of the state.
@@ -43,9 +50,11 @@ pub struct TensorMemory {
     pub name: String,
     /// Elements.
     pub len: u64,
-    /// Bytes of its parameters, and of its gradient.
+    /// Bytes of its parameters.
     pub size: u64,
-    /// Bytes of each slot that it keeps.
+    /// Bytes of its gradient.
+    pub grads: u64,
+    /// Bytes of each slot that it keeps, the scales of blocks included.
     pub slots: Vec<(&'static str, u64)>,
     /// Windows that its state is cut into.
     pub windows: usize,
@@ -54,7 +63,8 @@ pub struct TensorMemory {
 impl MemoryPlan {
     /// Bytes on the device while the optimizer lives, the arena included, staging not.
     pub fn total(&self) -> u64 {
-        2 * self.arena.iter().sum::<u64>() + self.state.iter().sum::<u64>() + self.tables + self.scalars
+        let lent: u64 = self.arena.iter().chain(&self.grads).sum();
+        lent + self.state.iter().sum::<u64>() + self.tables + self.scalars
     }
 }
 
@@ -65,43 +75,60 @@ impl MemoryPlan {
 /// [`Error::Setting`], [`Error::Empty`], [`Error::DuplicateName`], [`Error::TooLarge`] for a tensor that no buffer
 /// of the device can hold.
 pub fn memory_plan<R: Rule>(groups: &[(R, Vec<(&str, u64)>)], limits: &Limits) -> Result<MemoryPlan, Error> {
-    let settings: Vec<R> = groups.iter().map(|(settings, _)| settings.clone()).collect();
+    let plain = |(settings, tensors): &(R, Vec<_>)| (settings.clone(), Formats::default(), tensors.clone());
+    memory_plan_with(&groups.iter().map(plain).collect::<Vec<_>>(), limits)
+}
+
+/// [`memory_plan`] of groups with formats of their own. What a chain keeps besides is `f32`.
+///
+/// # Errors
+/// As [`memory_plan`]; [`Error::Setting`] for formats that do not go together.
+pub fn memory_plan_with<R: Rule>(
+    groups: &[(R, Formats, Vec<(&str, u64)>)],
+    limits: &Limits,
+) -> Result<MemoryPlan, Error> {
+    let settings: Vec<R> = groups.iter().map(|(settings, ..)| settings.clone()).collect();
     settings.iter().try_for_each(Rule::check)?;
+    groups.iter().try_for_each(|(_, formats, _)| formats.check(R::SLOTS))?;
     let members: Vec<(usize, &str, u64)> = (0..)
         .zip(groups)
-        .flat_map(|(group, (_, tensors))| tensors.iter().map(move |&(name, len)| (group, name, len)))
+        .flat_map(|(group, (.., tensors))| tensors.iter().map(move |&(name, len)| (group, name, len)))
         .collect();
-    let named: Vec<(&str, u64)> = members.iter().map(|&(_, name, len)| (name, len)).collect();
-    let layout = arena(&named, limits)?;
-    let item = |(&(group, _, len), room): (&(usize, &str, u64), &u64)| {
-        let planes = vec![Storage::F32; kept_slots(&settings[group]).len()];
-        Item { variant: variant(&settings, group), group, planes, key: None, len, room: room / ELEMENT }
+    let formats: Vec<(&Formats, &str, u64)> =
+        members.iter().map(|&(group, name, len)| (&groups[group].1, name, len)).collect();
+    let Arenas { params, grads, places } = Arenas::lay(&formats, limits)?;
+    let stored: Vec<Stored> =
+        members.iter().map(|&(group, _, len)| stored_of(&settings[group], &groups[group].1, len)).collect();
+    let mut kinds = Kinds::default();
+    let mut item = |tensor: usize| {
+        let ((group, name, len), (params, grads)) = (members[tensor], &places[tensor]);
+        let planes = stored[tensor].storages();
+        let key = stored[tensor].has_chance().then(|| tensor_key(name));
+        let variant = kinds.number(variant(&settings, group), &planes, key.is_some());
+        let room = (params.room / params.element).min(grads.room / grads.element);
+        Item { variant, group, planes, key, len, room }
     };
-    let items: Vec<Item> = members.iter().zip(&layout.rooms).map(item).collect();
+    let items: Vec<Item> = (0..members.len()).map(&mut item).collect();
     let mut placement = Placement::default();
-    placement.extend(&items, limits, |tensor| (layout.spans[tensor].buffer, layout.spans[tensor].offset));
-    let places: Vec<(Place, Place)> = layout.spans.iter().zip(&layout.rooms).map(lent).collect();
+    placement.extend(&items, limits, |tensor| (places[tensor].0.span.buffer, places[tensor].0.span.offset));
     let launches = launches(&placement, &places, limits, |tensor| members[tensor].1.to_string())?;
-    let mut windows = vec![0; members.len()];
-    placement.pieces.iter().for_each(|piece| windows[piece.tensor] += 1);
-    let tensors = members
-        .iter()
-        .zip(windows)
-        .map(|(&(group, name, len), windows)| TensorMemory {
-            name: name.into(),
-            len,
-            size: len * ELEMENT,
-            slots: kept_slots(&settings[group]).into_iter().map(|slot| (R::SLOTS[slot], len * ELEMENT)).collect(),
-            windows,
-        })
-        .collect();
+    let tensor = |(tensor, &(group, name, len)): (usize, &(usize, &str, u64))| TensorMemory {
+        name: name.into(),
+        len,
+        size: len * groups[group].1.params.size(),
+        grads: len * groups[group].1.grads.size(),
+        slots: stored[tensor].planes.iter().map(|plane| (plane.slot, plane.storage.size_of(len))).collect(),
+        windows: placement.pieces_of(tensor).count(),
+    };
+    let tensors = members.iter().enumerate().map(tensor).collect();
     let class_of: Vec<u32> = members.iter().map(|&(group, ..)| group as u32).collect();
     let runs =
         |(number, launch): (usize, &Launch)| launch.runs(&class_of, u32::MAX).into_iter().map(move |run| (number, run));
     let dispatches: Vec<(usize, Run)> = launches.iter().enumerate().flat_map(runs).collect();
     let tables: u64 = launches.iter().map(|launch| launch.table_size().next_multiple_of(ROW)).sum();
     Ok(MemoryPlan {
-        arena: layout.pages,
+        arena: params,
+        grads,
         state: placement.pages,
         windows: placement.windows,
         tensors,
@@ -113,8 +140,9 @@ pub fn memory_plan<R: Rule>(groups: &[(R, Vec<(&str, u64)>)], limits: &Limits) -
     })
 }
 
-/// The places that an arena lends: a page is a buffer of parameters and one of gradients.
-fn lent((span, &room): (&Span, &u64)) -> (Place, Place) {
-    let place = |role| Place { span: Span { buffer: span.buffer * 2 + role, ..*span }, room, element: ELEMENT };
-    (place(0), place(1))
+/// How what a step moves of a tensor lies, what a chain keeps left out.
+fn stored_of<R: Rule>(settings: &R, formats: &Formats, len: u64) -> Stored {
+    let own = kept_slots(settings).into_iter().map(|slot| (R::SLOTS[slot], R::is_signed(slot)));
+    let Formats { params, grads, rounding, q8_zero, .. } = *formats;
+    Stored { params, grads, planes: formats.planes(own, [], len), rounding, q8_zero }
 }

@@ -11,11 +11,11 @@ use crate::Error;
 use crate::chain::Chain;
 use crate::control::{Control, Memory, Set};
 use crate::format::noise::tensor_key;
-use crate::format::{Formats, Storage};
+use crate::format::Formats;
 use crate::kernel::{Kernels, limits_of};
 #[cfg(not(target_arch = "wasm32"))]
 use crate::kernel::{guarded, lost};
-use crate::plan::{self, Item, Place};
+use crate::plan::{self, Item, Kinds, Place};
 use crate::record::{Buffers, Launches, Parts, bind_scalars};
 use crate::roster::{Member, Roster};
 use crate::rule::{Rule, variant};
@@ -79,22 +79,6 @@ struct Ready {
     /// What it is decided from.
     orders: Option<wgpu::BindGroup>,
     scalars: wgpu::BindGroup,
-}
-
-/// What keeps tensors out of each other's windows: other slots, other widths, and a word of chance for each.
-#[derive(Debug, Default)]
-struct Kinds(Vec<(usize, Vec<Storage>, bool)>);
-
-impl Kinds {
-    /// The number of a kind, new or not.
-    fn number(&mut self, structure: usize, planes: &[Storage], chance: bool) -> usize {
-        let known = |kind: &(usize, Vec<Storage>, bool)| (kind.0, &kind.1[..], kind.2) == (structure, planes, chance);
-        if let Some(number) = self.0.iter().position(known) {
-            return number;
-        }
-        self.0.push((structure, planes.to_vec(), chance));
-        self.0.len() - 1
-    }
 }
 
 impl<R: Rule> Optimizer<R> {

@@ -7,11 +7,13 @@
 //! share a class, which is decided again when classes change.
 
 mod arena;
+mod kinds;
 mod launch;
 mod placement;
 mod run;
 
 pub use arena::{ArenaLayout, arena, arena_of};
+pub(crate) use kinds::Kinds;
 pub use launch::{Lanes, Launch, Place, Segment, launches};
 pub use placement::{Item, Piece, Placement, Window};
 pub use run::Run;

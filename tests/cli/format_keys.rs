@@ -140,6 +140,13 @@ fn explain_tells_bytes_before_any_is_taken() {
     // Codes, and the scales of three blocks.
     assert_eq!(bytes(&w["slots"]["exp_avg"]), 612);
     assert_eq!(bytes(&w["slots"]["master_param"]), 2400);
+    let plan = &told["plan"];
+    // `b` is too short for 8 bits.
+    assert_eq!(plan["slots"], json!({"exp_avg": 612 + 12, "exp_avg_sq": 612 + 12, "master_param": 2400}));
+    let sum = |pages: &Value| pages.as_array().expect("pages").iter().map(|page| page.as_u64().expect("bytes")).sum();
+    let (params, grads): (u64, u64) = (sum(&plan["params"]), sum(&plan["grads"]));
+    assert!((1212..2400).contains(&params) && (2412..4800).contains(&grads), "{params} and {grads}");
+    assert!(plan["tables"].as_u64() > Some(0) && plan["staging"].as_u64() > Some(0), "{plan}");
 }
 
 #[test]

@@ -124,17 +124,26 @@ impl Job for Apply<'_> {
     }
 }
 
+/// A key of `[format]`, whether it is said, and whether it does nothing for a tensor.
+type FormatKey = (&'static str, fn(&FormatKeys) -> bool, fn(&Member) -> bool);
+
+const FORMAT_KEYS: [FormatKey; 3] = [
+    ("master = true", |keys| keys.master == Some(true), is_wide),
+    ("rounding = \"kahan\"", |keys| keys.rounding == Some(Rounding::Kahan), is_wide),
+    (
+        "rounding = \"stochastic\"",
+        |keys| keys.rounding == Some(Rounding::Stochastic),
+        |member| member.formats.is_plain(),
+    ),
+];
+
+fn is_wide(member: &Member) -> bool {
+    member.formats.params == Format::F32
+}
+
 /// What is said of 16 bits, and of chance, where there are none, is most likely a slip.
 fn warn_of_idle_formats<R: Rule>(config: &Config<R>, members: &[Member], report: &mut Report) {
-    let wide = |member: &Member| member.formats.params == Format::F32;
-    let plain = |member: &Member| member.formats.is_plain();
-    let rounds = |keys: &FormatKeys, rounding| keys.rounding == Some(rounding);
-    let keys: [(&str, &dyn Fn(&FormatKeys) -> bool, &dyn Fn(&Member) -> bool); 3] = [
-        ("master = true", &|keys| keys.master == Some(true), &wide),
-        ("rounding = \"kahan\"", &|keys| rounds(keys, Rounding::Kahan), &wide),
-        ("rounding = \"stochastic\"", &|keys| rounds(keys, Rounding::Stochastic), &plain),
-    ];
-    for (key, is_said, is_idle) in keys {
+    for (key, is_said, is_idle) in FORMAT_KEYS {
         let mut own = members.iter().filter(|member| is_said(&config.groups[member.group].format)).peekable();
         if own.peek().is_some() && own.all(is_idle) {
             let path = config.path.display();

@@ -9,14 +9,14 @@ use std::fmt::Write;
 use anyhow::Result;
 use serde_json::{Value as Json, json};
 use wgpu_optim::checkpoint::settings::value_to_json;
-use wgpu_optim::format::Plane;
+use wgpu_optim::format::{Formats, Plane};
 use wgpu_optim::plan::Limits;
 use wgpu_optim::rule::Value;
-use wgpu_optim::{Error, MemoryPlan, Rule, memory_plan, required_limits};
+use wgpu_optim::{Error, MemoryPlan, Rule, memory_plan_with, required_limits};
 
 use crate::adapter::Choice;
 use crate::config::{Config, Group};
-use crate::inputs::{Inputs, Member};
+use crate::inputs::{Inputs, Member, parts};
 use crate::report::{count, print, print_json};
 use crate::state::metadata::chain_json;
 use crate::stepper::advise;
@@ -55,11 +55,13 @@ impl<R: Rule> Explanation<'_, R> {
     }
 
     fn plan(&self, limits: &Limits) -> Result<MemoryPlan, Error> {
-        let sizes = |group| self.of_group(group).map(|member| (member.name.as_str(), member.len)).collect();
-        let groups = (0..).zip(&self.config.groups);
-        let groups: Vec<(R, Vec<(&str, u64)>)> =
-            groups.map(|(number, group)| (group.steps[0].clone(), sizes(number))).collect();
-        memory_plan(&groups, limits)
+        let groups: Vec<(R, Formats, Vec<(&str, u64)>)> = parts(self.members)
+            .map(|part| {
+                let sizes = part.iter().map(|member| (member.name.as_str(), member.len)).collect();
+                (self.config.groups[part[0].group].steps[0].clone(), part[0].formats.clone(), sizes)
+            })
+            .collect();
+        memory_plan_with(&groups, limits)
     }
 
     fn of_group(&self, group: usize) -> impl Iterator<Item = &Member> {

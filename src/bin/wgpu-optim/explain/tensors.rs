@@ -1,7 +1,6 @@
 //! Each tensor: how it lies, and what it takes.
 
 use serde_json::{Value as Json, json};
-use wgpu_optim::format::blocks::BLOCK;
 use wgpu_optim::format::{Plane, Storage};
 
 use crate::inputs::Member;
@@ -38,13 +37,7 @@ pub fn to_text(member: &Member, planes: &[Plane]) -> String {
 }
 
 fn parts(Member { len, formats, .. }: &Member, planes: &[Plane]) -> Vec<Part> {
-    let of = |name, storage: Storage| (name, storage.word(), bytes(storage, *len));
+    let of = |name, storage: Storage| (name, storage.word(), storage.size_of(*len));
     let slots = planes.iter().map(|plane| of(plane.slot, plane.storage));
     [of("params", formats.params.storage()), of("grads", formats.grads.storage())].into_iter().chain(slots).collect()
-}
-
-/// Bytes of so many elements, and of the scales of their blocks.
-fn bytes(storage: Storage, len: u64) -> u64 {
-    let scales = if storage.has_scales() { len.div_ceil(BLOCK) * size_of::<f32>() as u64 } else { 0 };
-    len * storage.size() + scales
 }
