@@ -36,7 +36,7 @@ impl Codes {
     /// The numbers.
     pub fn values(&self, storage: Storage) -> Vec<f32> {
         match Kind::of(storage) {
-            Kind::Whole => bytemuck::pod_collect_to_vec(&self.elements),
+            Kind::Whole => self.elements.as_chunks::<4>().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect(),
             Kind::Half(half) => {
                 let pairs = self.elements.as_chunks::<2>().0;
                 pairs.iter().map(|&code| half.widen(u16::from_le_bytes(code))).collect()

@@ -116,11 +116,17 @@ impl<R: Rule> Step<'_, R> {
             let (p, state) = self.settings.update(&hyper, p, g, state);
             let mut slots = vec![0.0; before.slots.len()];
             for (value, place) in state.iter().zip(&places) {
-                place.into_iter().for_each(|&slot| slots[slot] = *value);
+                if let Some(slot) = place {
+                    slots[*slot] = *value;
+                }
             }
-            own(MASTER).into_iter().for_each(|slot| slots[slot] = p);
+            if let Some(slot) = own(MASTER) {
+                slots[slot] = p;
+            }
             let kept = widen(self.formats.params, narrow(self.formats.params, p, Rounding::Nearest, 0));
-            own(KAHAN).into_iter().for_each(|slot| slots[slot] = p - kept);
+            if let Some(slot) = own(KAHAN) {
+                slots[slot] = p - kept;
+            }
             (p, slots)
         };
         (0..before.params.len()).map(step).collect()
