@@ -7,14 +7,14 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use wgpu_optim::envelope::Probe;
 use wgpu_optim::plan::Limits;
 use wgpu_optim::rule::{Rule, Visitor, cast, visit};
-use wgpu_optim::{Adam, Arena, Group, Optimizer, Tensor, memory_plan, wgpu};
+use wgpu_optim::{Adam, Arena, Chain, Group, Optimizer, Tensor, memory_plan, wgpu};
 
 fn planning(criterion: &mut Criterion) {
     let names: Vec<String> = (0..1000).map(|i| format!("layer.{i}")).collect();
     let tensors: Vec<(&str, u64)> = (0..).zip(&names).map(|(i, name)| (name.as_str(), 1000 + 61 * i)).collect();
     let groups = [(Adam::PYTORCH, tensors)];
     criterion.bench_function("plan 1000 tensors", |bench| {
-        bench.iter(|| memory_plan(black_box(&groups), &Limits::DEFAULT));
+        bench.iter(|| memory_plan(black_box(&groups), &Chain::default(), 0, &Limits::DEFAULT));
     });
 }
 

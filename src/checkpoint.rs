@@ -220,6 +220,29 @@ impl Checkpoint {
         }
     }
 
+    /// The step count of a tensor that was saved; `None` where the file has none of this name, as a `state_dict()`, which
+    /// names no tensor.
+    pub fn step_of(&self, name: &str) -> Option<u64> {
+        match &self.format {
+            Format::Native(native) => native.tensors.get(name).map(|saved| saved.step),
+            Format::PyTorch(_) => None,
+        }
+    }
+
+    /// Every section of the caller's, to be looked at before anything is loaded, as which run it is of. What was read is
+    /// compared with its checksums by `load` and [`verify`](Self::verify) only.
+    ///
+    /// # Errors
+    /// [`Error::File`].
+    pub fn extras(&self) -> Result<Extras, Error> {
+        let Format::Native(native) = &self.format else { return Ok(Extras::default()) };
+        let mut tensors = BTreeMap::new();
+        for (name, &entry) in &native.extras {
+            tensors.insert(name.clone(), self.archive.values(&self.archive.entries()[entry])?);
+        }
+        Ok(Extras { values: native.values.clone(), tensors })
+    }
+
     /// The settings of each group, or that they are another rule's.
     fn groups<R: Rule>(&self, base: Option<&R>) -> Result<Result<Vec<R>, Disagreement>, Error> {
         let groups = match &self.format {

@@ -5,17 +5,14 @@
 
 use crate::Error;
 use crate::format::stored::Stored;
-use crate::kernel::{Work, guarded};
+use crate::kernel::{Walk, Work, guarded};
+use crate::memory::FEWEST;
 use crate::plan::Lanes;
-use crate::record::{Launches, Parts, ROW, Step, bind, binding, check_size, constant, filled, scalars_size, unmapped};
+use crate::record::{Parts, ROW, Step, bind, binding, check_size, constant, filled, scalars_size, unmapped};
 use crate::roster::{Roster, SKIP};
 use crate::rule::{Correction, Rule, Scalars, cast, corrections_by_field, log_beta};
 use crate::tensor::BufferRange;
-
-/// Bytes of `struct Report`.
-pub(crate) const REPORT: u64 = 32;
-/// Tensors that there is room for, at least, so that adding some needs no larger buffer.
-const FEWEST: usize = 64;
+use crate::watch::REPORT;
 
 /// What outlives steps, plans and classes.
 #[derive(Debug)]
@@ -112,18 +109,20 @@ fn counts(device: &wgpu::Device, tensors: usize) -> Result<wgpu::Buffer, Error> 
 }
 
 /// A buffer of zeros.
-fn storage(device: &wgpu::Device, label: &str, size: u64) -> wgpu::Buffer {
+pub(crate) fn storage(device: &wgpu::Device, label: &str, size: u64) -> wgpu::Buffer {
     let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
     device.create_buffer(&wgpu::BufferDescriptor { label: Some(label), size, usage, mapped_at_creation: false })
 }
 
 impl Control {
-    /// Makes ready what decides about the dispatches of `launches`.
-    pub fn prepare<R: Rule>(parts: &Parts<'_>, launches: &Launches, roster: &Roster<R>) -> Result<Self, Error> {
+    /// Makes ready what decides about these dispatches.
+    pub fn prepare<R: Rule>(parts: &Parts<'_>, steps: &[Step], roster: &Roster<R>) -> Result<Self, Error> {
         let device = parts.device;
-        let Shares { firsts, scopes, total } = Shares::of(launches, roster);
-        check_binding(parts, u64::from(total) * 16)?;
-        let jobs: Vec<u32> = firsts.iter().flat_map(|&first| row([first])).collect();
+        let Shares { firsts, scopes, total } = Shares::of(steps, roster);
+        // Where no row is listed there is no dispatch, and still something to bind.
+        let partials_size = u64::from(total.max(1)) * 16;
+        check_binding(parts, partials_size)?;
+        let jobs: Vec<u32> = firsts.iter().chain([&0]).flat_map(|&first| row([first])).collect();
         let jobs = constant(parts, "wgpu-optim jobs", wgpu::BufferUsages::UNIFORM, &jobs)?;
         let flat: Vec<u32> = scopes.concat();
         let table = constant(parts, "wgpu-optim scopes", wgpu::BufferUsages::STORAGE, &flat)?;
@@ -134,11 +133,11 @@ impl Control {
             let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::UNIFORM;
             let (label, size) = (Some("wgpu-optim rows"), (roster.classes().count() * ROW) as u64);
             let rows = device.create_buffer(&wgpu::BufferDescriptor { label, size, usage, mapped_at_creation: false });
-            let partials = storage(device, "wgpu-optim partials", u64::from(total) * 16);
+            let partials = storage(device, "wgpu-optim partials", partials_size);
             (partials, storage(device, "wgpu-optim sums", scopes.len() as u64 * 16), rows)
         })?;
         let (kernels, layouts) = (parts.kernels, parts.kernels.decision()?);
-        let measured = measured(parts, launches, roster)?;
+        let measured = measured(parts, steps, roster)?;
         let label = "wgpu-optim decision";
         let (own, gather, scalars) = guarded(device, label, || {
             let own = bind(device, label, &layouts.parts, [partials.as_entire_binding(), binding(&jobs, 0, 16)]);
@@ -147,7 +146,7 @@ impl Control {
             let size = scalars_size::<R>(true);
             (own, gather, bind(device, label, kernels.scalars_layout(), [binding(&rows, 0, size)]))
         })?;
-        let (plain, walk) = (Stored::default(), (Lanes::Quads, false));
+        let (plain, walk) = (Stored::default(), (Lanes::Quads, Walk::Tensors { places: false }));
         let pipeline = |work| kernels.pipeline(work, &roster.groups()[0], roster.chain(), &plain, walk);
         let width = (scopes.len() as u64).min(parts.limits.groups).max(1);
         let grid = (width as u32, (scopes.len() as u64).div_ceil(width) as u32);
@@ -204,14 +203,14 @@ struct Shares {
 }
 
 impl Shares {
-    fn of<R: Rule>(launches: &Launches, roster: &Roster<R>) -> Self {
+    fn of<R: Rule>(steps: &[Step], roster: &Roster<R>) -> Self {
         let scope_of: Vec<usize> = roster.classes().map(|class| class.scope).collect();
-        let scope = |step: usize| scope_of[launches.steps()[step].class as usize];
-        let mut order: Vec<usize> = (0..launches.steps().len()).collect();
+        let scope = |step: usize| scope_of[steps[step].class as usize];
+        let mut order: Vec<usize> = (0..steps.len()).collect();
         order.sort_by_key(|&step| scope(step));
         let mut shares = Self { firsts: vec![0; order.len()], scopes: vec![[0; 2]; roster.scopes()], total: 0 };
         for step in order {
-            let groups = launches.steps()[step].groups as u32;
+            let groups = steps[step].groups as u32;
             let [first, count] = &mut shares.scopes[scope(step)];
             if *count == 0 {
                 *first = shares.total;
@@ -225,7 +224,7 @@ impl Shares {
 }
 
 /// A measuring dispatch for each of the step.
-fn measured<R: Rule>(parts: &Parts<'_>, launches: &Launches, roster: &Roster<R>) -> Result<Vec<Measured>, Error> {
+fn measured<R: Rule>(parts: &Parts<'_>, steps: &[Step], roster: &Roster<R>) -> Result<Vec<Measured>, Error> {
     let measured = |(job, step): (usize, &Step)| {
         let (step, job) = (step.clone(), (job * ROW) as u32);
         // Where sums of gradients lie depends on what else a group keeps.
@@ -233,18 +232,18 @@ fn measured<R: Rule>(parts: &Parts<'_>, launches: &Launches, roster: &Roster<R>)
         let pipeline = parts.kernels.pipeline(Work::Measure, settings, roster.chain(), &step.stored, step.walk)?;
         Ok(Measured { pipeline, step, job })
     };
-    launches.steps().iter().enumerate().map(measured).collect()
+    steps.iter().enumerate().map(measured).collect()
 }
 
 /// Refuses what no binding of the device can hold.
-fn check_binding(parts: &Parts<'_>, needed: u64) -> Result<(), Error> {
+pub(crate) fn check_binding(parts: &Parts<'_>, needed: u64) -> Result<(), Error> {
     let available = parts.limits.binding;
     let limit = "max_storage_buffer_binding_size";
     if needed > available { Err(Error::Limits { limit, needed, available }) } else { Ok(()) }
 }
 
 /// A row of a uniform buffer.
-fn row<const N: usize>(words: [u32; N]) -> [u32; ROW / 4] {
+pub(crate) fn row<const N: usize>(words: [u32; N]) -> [u32; ROW / 4] {
     let mut row = [0; ROW / 4];
     row[..N].copy_from_slice(&words);
     row

@@ -4,11 +4,13 @@
 //! `Optimizer::step_parallel`, the same step on all cores.
 
 mod formatted;
+mod remap;
+mod rows;
 mod slice;
 mod state;
 mod stretch;
 
-use std::ops::{Deref, DerefMut};
+use std::ops::{Deref, DerefMut, Range};
 
 use crate::Error;
 use crate::chain::control::{Control, Measure, Verdict};
@@ -18,8 +20,12 @@ use crate::format::{Formats, KAHAN, MASTER};
 use crate::roster::{self, Member, Roster, SKIP};
 use crate::rule::{MAX_SLOTS, Rule, cast};
 use crate::schedule::Schedule;
+use crate::watch::{self, Update};
 use crate::wgsl::Real;
 
+pub use remap::{Remap, remap_rows};
+pub(crate) use rows::Listed;
+pub use rows::Rows;
 pub use slice::{Slice, SliceMut};
 pub(crate) use state::State;
 #[cfg(feature = "parallel")]
@@ -68,6 +74,9 @@ pub struct Optimizer<R: Rule, T: Real> {
     pub(crate) roster: Roster<R>,
     pub(crate) state: State<T>,
     control: Control,
+    pub(crate) watched: bool,
+    /// That of the last step, where it was watched.
+    pub(crate) update: Option<Update>,
 }
 
 impl<R: Rule, T: Real> Optimizer<R, T> {
@@ -88,7 +97,7 @@ impl<R: Rule, T: Real> Optimizer<R, T> {
     pub fn with_chain(chain: Chain) -> Result<Self, Error> {
         check_chain(&chain)?;
         let control = Control::new(&chain);
-        Ok(Self { roster: Roster::new(chain), state: State::default(), control })
+        Ok(Self { roster: Roster::new(chain), state: State::default(), control, watched: false, update: None })
     }
 
     /// The chain.
@@ -102,7 +111,9 @@ impl<R: Rule, T: Real> Optimizer<R, T> {
     /// [`Error::Setting`], [`Error::Chain`] for what would need other state.
     pub fn retune_chain(&mut self, chain: Chain) -> Result<(), Error> {
         check_chain(&chain)?;
-        self.roster.retune_chain(chain)
+        self.roster.retune_chain(chain)?;
+        self.control = self.control.within(self.roster.chain());
+        Ok(())
     }
 
     /// Takes the norm of a group over another's gradients, too, where a clip is over a group: for tensors that are one
@@ -120,8 +131,31 @@ impl<R: Rule, T: Real> Optimizer<R, T> {
     }
 
     /// Puts the scaler's memory back to what [`control`](Self::control) said.
-    pub fn set_control(&mut self, control: Control) {
+    ///
+    /// # Errors
+    /// As [`Control::check`]; the memory is what it was then.
+    pub fn set_control(&mut self, control: Control) -> Result<(), Error> {
+        control.check(self.chain())?;
         self.control = control;
+        Ok(())
+    }
+
+    /// From now on, has each step measure what it moves parameters by, or no longer. Cost: a copy of the parameters, and
+    /// another reading of both.
+    pub fn watch_updates(&mut self, watched: bool) {
+        (self.watched, self.update) = (watched, None);
+    }
+
+    /// What the last step moved parameters by, where that is watched: zeros where it was skipped, or all tensors are frozen.
+    pub fn update(&self) -> Option<Update> {
+        self.update
+    }
+
+    /// The parameters before a step, where they are to be compared; nothing of what is not stepped, which may be NaN.
+    pub(crate) fn before(&self, params: &[&mut [T]]) -> Option<Vec<Vec<T>>> {
+        let own = params.iter().zip(self.roster.class_of());
+        let before = own.map(|(params, &class)| if class == SKIP { Vec::new() } else { params.to_vec() });
+        self.watched.then(|| before.collect())
     }
 
     /// Adds a group; the number of the first is 0.
@@ -161,30 +195,41 @@ impl<R: Rule, T: Real> Optimizer<R, T> {
     /// in which they were added. Where the chain accumulates, the step takes what was summed up, and `grads` is empty.
     ///
     /// # Errors
-    /// [`Error::Tensors`], [`Error::Length`], or [`Error::Format`] where a group has 16 bits, before anything has changed.
+    /// [`Error::Tensors`], [`Error::Length`], [`Error::Accumulated`] for gradients that would be left out, or [`Error::Format`]
+    /// where a group has 16 bits, before anything has changed.
     pub fn step(&mut self, params: &mut [&mut [T]], grads: &[&[T]]) -> Result<(), Error> {
         if self.is_formatted() {
             let grads: Vec<Slice<'_, T>> = grads.iter().map(|grads| Slice::Full(grads)).collect();
             return self.step_slices(&mut as_slices(params), &grads);
         }
+        self.step_listed(params, grads, &Listed::default())
+    }
+
+    /// A step, of some tensors in some rows only.
+    fn step_listed(&mut self, params: &mut [&mut [T]], grads: &[&[T]], listed: &Listed) -> Result<(), Error> {
         self.check_step(params, grads)?;
+        let before = self.before(params);
         let measure = |norm: Norm, g: &[T]| Measure::of(g, norm);
-        let Some(Next { hypers, gates, on }) = self.next(grads, measure)? else { return Ok(()) };
+        let Some(Next { hypers, gates, on }) = self.next(grads, listed, measure)? else { return Ok(()) };
         for (tensor, (p, mut slots)) in params.iter_mut().zip(self.state.slices()).enumerate() {
             let class = self.roster.class_of()[tensor];
             if class == SKIP {
                 continue;
             }
             let (rule, h) = (self.roster.settings_of(tensor), &hypers[class as usize]);
-            match gates.get(class as usize) {
-                None => step(rule, h, p, grads[tensor], &mut slots[..MAX_SLOTS]),
-                Some(gate) => {
-                    let grads = grads.get(tensor).copied().unwrap_or_default();
-                    step_gated(rule, h, (gate, on), p, grads, &mut slots);
+            for range in listed.ranges(tensor, p.len()) {
+                let (p, mut slots) = (&mut p[range.clone()], within(&mut slots, &range));
+                match gates.get(class as usize) {
+                    None => step(rule, h, p, &grads[tensor][range], &mut slots[..MAX_SLOTS]),
+                    Some(gate) => {
+                        let grads = grads.get(tensor).map(|grads| &grads[range]).unwrap_or_default();
+                        step_gated(rule, h, (gate, on), p, grads, &mut slots);
+                    }
                 }
             }
         }
         self.roster.advance();
+        self.update = before.map(|before| watch::update(&before, params));
         Ok(())
     }
 
@@ -198,6 +243,10 @@ impl<R: Rule, T: Real> Optimizer<R, T> {
             let grads: Vec<Slice<'_, T>> = grads.iter().map(|grads| Slice::Full(grads)).collect();
             return self.accumulate_slices(&grads, weight);
         }
+        self.accumulate_listed(grads, weight, &Listed::default())
+    }
+
+    fn accumulate_listed(&mut self, grads: &[&[T]], weight: f64, listed: &Listed) -> Result<(), Error> {
         if let Some(first) = self.roster.members().first() {
             self.roster.plane(self.roster.find(&first.name)?, ACCUMULATED)?;
         }
@@ -206,7 +255,10 @@ impl<R: Rule, T: Real> Optimizer<R, T> {
         for (tensor, slots) in self.state.slices().enumerate() {
             if self.roster.class_of()[tensor] != SKIP {
                 let [.., sums] = slots;
-                sums.iter_mut().zip(grads[tensor]).for_each(|(sum, g)| *sum = *sum + weight * *g);
+                for range in listed.ranges(tensor, sums.len()) {
+                    let own = sums[range.clone()].iter_mut().zip(&grads[tensor][range]);
+                    own.for_each(|(sum, g)| *sum = *sum + weight * *g);
+                }
             }
         }
         Ok(())
@@ -217,19 +269,25 @@ impl<R: Rule, T: Real> Optimizer<R, T> {
     pub(crate) fn next(
         &mut self,
         grads: &[&[T]],
+        listed: &Listed,
         measure: impl Fn(Norm, &[T]) -> Measure,
     ) -> Result<Option<Next<R, T>>, Error> {
-        self.decide(|own, norm| {
-            own.measures(norm, |tensor, sums| measure(norm, if sums.is_empty() { grads[tensor] } else { sums }))
+        self.decide(listed, |own, norm| {
+            own.measures(norm, |tensor, sums| {
+                let own = if sums.is_empty() { grads[tensor] } else { sums };
+                measure(norm, &listed.gathered(tensor, own))
+            })
         })
     }
 
     /// The same, from measures of gradients of whatever format.
     pub(crate) fn decide(
         &mut self,
+        listed: &Listed,
         measures: impl FnOnce(&mut Self, Norm) -> Vec<Measure>,
     ) -> Result<Option<Next<R, T>>, Error> {
         self.roster.tune()?;
+        self.update = self.watched.then(Update::default);
         if self.roster.classes().next().is_none() {
             return Ok(None);
         }
@@ -247,7 +305,7 @@ impl<R: Rule, T: Real> Optimizer<R, T> {
             false => Verdict { skip: false, factors: vec![1.0; self.roster.scopes()] },
         };
         if verdict.skip {
-            self.consume();
+            self.consume(listed);
             self.roster.skip();
             return Ok(None);
         }
@@ -271,18 +329,19 @@ impl<R: Rule, T: Real> Optimizer<R, T> {
     }
 
     /// Empties the sums of gradients, as a step does.
-    fn consume(&mut self) {
+    fn consume(&mut self, listed: &Listed) {
         for (tensor, [.., sums]) in self.state.slices().enumerate() {
-            if self.roster.class_of()[tensor] != SKIP {
-                sums.fill(T::from_f64(0.0));
+            if self.roster.class_of()[tensor] != SKIP && !sums.is_empty() {
+                listed.ranges(tensor, sums.len()).for_each(|range| sums[range].fill(T::from_f64(0.0)));
             }
         }
     }
 
     pub(crate) fn check_step(&self, params: &[&mut [T]], grads: &[&[T]]) -> Result<(), Error> {
         self.check_lengths("parameters", params.iter().map(|params| params.len()))?;
-        if self.chain().accumulate && grads.is_empty() {
-            return Ok(());
+        if self.chain().accumulate {
+            let found = grads.len() as u64;
+            return if found > 0 { Err(Error::Accumulated { found }) } else { Ok(()) };
         }
         self.check_lengths("gradients", grads.iter().map(|grads| grads.len()))
     }
@@ -414,7 +473,8 @@ impl<R: Rule, T: Real> Optimizer<R, T> {
         }
     }
 
-    /// Sets the values of a state slot; where they have fewer bits, to the nearest.
+    /// Sets the values of a state slot; where they have fewer bits, to the nearest. Blocks of 8 bits take scales of their own:
+    /// [`stored_mut`](Self::stored_mut) writes the very codes of another optimizer.
     ///
     /// # Errors
     /// [`Error::UnknownName`], [`Error::UnknownSlot`], [`Error::Length`].
@@ -445,6 +505,11 @@ impl<R: Rule, T: Real> Optimizer<R, T> {
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.roster.members().iter().map(|member| member.name.as_str())
     }
+}
+
+/// A stretch of each array that is kept.
+fn within<'a, T>(slots: &'a mut [&mut [T]; ARRAYS], range: &Range<usize>) -> [&'a mut [T]; ARRAYS] {
+    slots.each_mut().map(|slot| slot.get_mut(range.clone()).unwrap_or_default())
 }
 
 /// What a step is taken with.

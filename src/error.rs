@@ -44,6 +44,13 @@ pub enum Error {
     #[error("{found} slices of {what} were given for {expected} tensors")]
     Tensors { what: &'static str, found: u64, expected: u64 },
 
+    /// A step that takes what was summed up was given gradients besides.
+    #[error(
+        "{found} gradients were given to a step that takes what was accumulated; give them to `accumulate`, and the \
+         step none"
+    )]
+    Accumulated { found: u64 },
+
     /// The bytes of a transfer are more or fewer than its range.
     #[error("{found} bytes were given for a range of {expected} bytes")]
     Bytes { found: u64, expected: u64 },
@@ -51,6 +58,30 @@ pub enum Error {
     /// A shape and a length that must agree do not.
     #[error("shape {shape:?} of {name:?} has {product} elements, its range has {len}")]
     Shape { name: String, shape: Vec<u64>, product: String, len: u64 },
+
+    /// A tensor has rows by its shape, and has none.
+    #[error("{name:?} has no shape, so it has no rows; give the tensor one with with_shape([rows, …])")]
+    NoRows { name: String },
+
+    /// A length that is no whole number of rows.
+    #[error("the {len} elements of {name:?} are no rows of {width}")]
+    RowWidth { name: String, width: u64, len: u64 },
+
+    /// Rows can be moved, not made longer or shorter.
+    #[error("a row of {name:?} would have {found} elements, it has {expected}")]
+    RowLength { name: String, found: u64, expected: u64 },
+
+    /// A map of rows is for another number of them.
+    #[error("the map of {name:?} is of {found} rows, expected {expected}")]
+    Map { name: String, found: u64, expected: u64 },
+
+    /// A row would come from one that is not there.
+    #[error("row {row} of the map of {name:?} comes from row {from}, there are {rows}; a fresh row is 4294967295")]
+    MapRow { name: String, row: u64, from: u32, rows: u64 },
+
+    /// What a kernel only reads lies in a buffer that it writes.
+    #[error("{what} of {name:?} must not lie in the buffer of its {of}, which is written; use another buffer")]
+    SameBuffer { what: &'static str, name: String, of: &'static str },
 
     /// A tensor of no elements.
     #[error("{what} of {name:?}: empty; leave the tensor out")]
@@ -79,6 +110,10 @@ pub enum Error {
          apart; move one of them to a multiple of {alignment}"
     )]
     SharedBlock { name: String, params_start: u64, params_end: u64, grads_start: u64, grads_end: u64, alignment: u64 },
+
+    /// Rows of fewer bits are neither listed nor moved: a block or a word may belong to two of them.
+    #[error("group {group} has {format}, and rows can be listed and moved only where all of a group is f32")]
+    RowFormat { group: usize, format: &'static str },
 
     /// More than can be addressed.
     #[error("{what} of {name:?}: {found} elements, at most {limit}")]

@@ -21,66 +21,129 @@ pub enum Work {
     Step,
     /// Steps, with the chain around the rule.
     Gated,
+    /// Steps as `Gated` does, and takes each workgroup's part of the update.
+    Watched,
     /// Adds gradients to their sums.
     Accumulate,
     /// Takes each workgroup's part of a norm.
     Measure,
     /// Makes the parts of each scope one.
     Gather,
+    /// Makes the parts of an update one.
+    GatherUpdates,
     /// Decides about a step.
     Control,
+    /// Puts state back to where it starts.
+    Reset,
+    /// Moves rows to where they are to be.
+    Remap,
+}
+
+/// How a kernel that goes over tensors finds its lanes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Walk {
+    /// Whole tensors: one stretch of lanes, or those of a table.
+    Tensors {
+        /// Whether there is a table.
+        places: bool,
+    },
+    /// Listed rows of one tensor.
+    Rows {
+        /// Whether their number lies on the device.
+        counted: bool,
+    },
+}
+
+impl Walk {
+    fn file(self) -> &'static str {
+        match self {
+            Walk::Tensors { .. } => include_str!("../shaders/walk.wgsl"),
+            Walk::Rows { .. } => include_str!("../shaders/rows.wgsl"),
+        }
+    }
+
+    fn overrides(self, stored: &Stored) -> Vec<(String, f64)> {
+        let flag = |on: bool| f64::from(u8::from(on));
+        match self {
+            Walk::Tensors { places } => vec![
+                ("HAS_PLACES".into(), flag(places)),
+                ("PLACE_VECTORS".into(), Widths::of(stored).place_vectors().into()),
+            ],
+            Walk::Rows { counted } => vec![("HAS_COUNT".into(), flag(counted))],
+        }
+    }
 }
 
 impl Work {
     /// The entry point, and a part of labels.
     pub fn entry(self) -> &'static str {
         match self {
-            Work::Step | Work::Gated => "step",
+            Work::Step | Work::Gated | Work::Watched => "step",
             Work::Accumulate => "accumulate",
             Work::Measure => "measure",
-            Work::Gather => "gather",
+            Work::Gather | Work::GatherUpdates => "gather",
             Work::Control => "control",
+            Work::Reset => "reset",
+            Work::Remap => "remap",
         }
     }
 
-    /// Its files, those of the rule, of the lanes and of a step apart.
+    /// Its files, those of the walk, the rule, the lanes and of a step apart.
     fn files(self) -> &'static [&'static str] {
-        const WALK: &str = include_str!("../shaders/walk.wgsl");
+        const GATED: &str = include_str!("../shaders/chain/gated.wgsl");
         const NORM: &str = include_str!("../shaders/chain/norm.wgsl");
+        const SUMS: &str = include_str!("../shaders/chain/sums.wgsl");
+        const MOVES: &str = include_str!("../shaders/chain/moves.wgsl");
+        const WEIGH: &str = include_str!("../shaders/chain/weigh.wgsl");
+        const GATHER: &str = include_str!("../shaders/chain/gather.wgsl");
         match self {
-            Work::Step => &[WALK, include_str!("../shaders/open.wgsl")],
-            Work::Gated => &[WALK, include_str!("../shaders/chain/gated.wgsl")],
-            Work::Accumulate => &[WALK, include_str!("../shaders/chain/accumulate.wgsl")],
-            Work::Measure => &[WALK, NORM, include_str!("../shaders/chain/measure.wgsl")],
-            Work::Gather => &[NORM, include_str!("../shaders/chain/gather.wgsl")],
+            Work::Step => &[include_str!("../shaders/open.wgsl")],
+            Work::Gated => &[GATED],
+            Work::Watched => &[GATED, NORM, MOVES, WEIGH],
+            Work::Accumulate => &[include_str!("../shaders/chain/accumulate.wgsl")],
+            Work::Measure => &[NORM, SUMS, WEIGH, include_str!("../shaders/chain/measure.wgsl")],
+            Work::Gather => &[NORM, SUMS, GATHER],
+            Work::GatherUpdates => &[NORM, MOVES, GATHER],
             Work::Control => &[include_str!("../shaders/chain/control.wgsl")],
+            Work::Reset => &[include_str!("../shaders/reset.wgsl")],
+            Work::Remap => &[include_str!("../shaders/remap.wgsl")],
         }
     }
 
     /// Whether it goes over tensors, lane by lane.
     fn walks(self) -> bool {
-        !matches!(self, Work::Gather | Work::Control)
+        !matches!(self, Work::Gather | Work::GatherUpdates | Work::Control | Work::Remap)
     }
 
-    /// Whether it takes a step of what it goes over.
+    /// Whether it runs the rule.
     fn steps(self) -> bool {
-        matches!(self, Work::Step | Work::Gated)
+        matches!(self, Work::Step | Work::Gated | Work::Watched)
+    }
+
+    /// Whether it reads parameters.
+    fn reads_params(self) -> bool {
+        self.steps() || self == Work::Reset
     }
 }
 
-/// The text of a kernel where everything is `f32`: whole files laid end to end.
+/// The text of a kernel over whole tensors where everything is `f32`: whole files laid end to end.
 pub fn text<R: Rule>(work: Work, lanes: Lanes) -> String {
-    text_of::<R>(work, lanes, &Stored::default())
+    text_of::<R>(work, lanes, Walk::Tensors { places: true }, &Stored::default())
 }
 
-/// The text of a kernel for what lies like this.
-pub fn text_of<R: Rule>(work: Work, lanes: Lanes, stored: &Stored) -> String {
-    let (mut files, widths) = (work.files().to_vec(), Widths::of(stored));
+/// The text of a kernel that walks like this, for what lies like that.
+pub fn text_of<R: Rule>(work: Work, lanes: Lanes, walk: Walk, stored: &Stored) -> String {
+    let (mut files, widths) = (Vec::new(), Widths::of(stored));
+    if work.walks() {
+        files.push(walk.file());
+    }
+    files.extend(work.files());
     if work.walks() {
         files.extend(widths.files(work, lanes));
     }
     if work.steps() {
-        files.extend([widths.step(), R::WGSL]);
+        files.extend(widths.step(work));
+        files.push(R::WGSL);
     }
     files.join("\n")
 }
@@ -89,16 +152,17 @@ pub fn text_of<R: Rule>(work: Work, lanes: Lanes, stored: &Stored) -> String {
 /// or does not read the table.
 pub fn overrides<R: Rule>(work: Work, settings: &R, chain: &Chain, places: bool) -> Vec<(String, f64)> {
     let own = kept_slots(settings).into_iter().map(|slot| R::SLOTS[slot]);
-    overrides_of(work, settings, chain, &Stored::plain(own.chain(chain.slots())), places)
+    let stored = Stored::plain(own.chain(chain.slots()));
+    overrides_of(work, settings, chain, Walk::Tensors { places }, &stored)
 }
 
-/// [`overrides`], for what lies like this.
+/// [`overrides`], for a kernel that walks like this, and what lies like that.
 pub fn overrides_of<R: Rule>(
     work: Work,
     settings: &R,
     chain: &Chain,
+    walk: Walk,
     stored: &Stored,
-    places: bool,
 ) -> Vec<(String, f64)> {
     let on = |name: &str, on: bool| (name.to_string(), f64::from(u8::from(on)));
     let workgroup = ("WORKGROUP".to_string(), WORKGROUP as f64);
@@ -110,30 +174,33 @@ pub fn overrides_of<R: Rule>(
     let gate = Switches::of(chain);
     let (norm, _) = chain.measured();
     let inf = on("HAS_INF", norm == Norm::Inf);
-    let vectors = ("PLACE_VECTORS".to_string(), Widths::of(stored).place_vectors().into());
-    let mut walk = vec![workgroup.clone(), on("HAS_PLACES", places), vectors];
-    walk.extend(formats::overrides(work, stored));
+    let mut walks = vec![workgroup.clone()];
+    walks.extend(walk.overrides(stored));
+    walks.extend(formats::overrides(work, stored));
     match work {
-        Work::Step | Work::Gated => {
-            let mut all = walk;
+        Work::Step | Work::Gated | Work::Watched => {
+            let mut all = walks;
             all.extend(settings.switches().into_iter().map(|(name, is)| on(name, is)));
             all.extend(own);
-            if work == Work::Gated {
+            if work != Work::Step {
                 all.extend(gate.by_name().map(|(name, is)| on(name, is)));
                 all.extend(chains);
             }
             all
         }
-        Work::Accumulate => walk.into_iter().chain(sums).collect(),
+        Work::Accumulate => walks.into_iter().chain(sums).collect(),
         Work::Measure => {
             let accumulated = on("HAS_ACCUMULATED", gate.accumulated);
-            walk.into_iter().chain([inf, accumulated]).chain(sums).collect()
+            walks.into_iter().chain([inf, accumulated]).chain(sums).collect()
         }
         Work::Gather => vec![workgroup, inf],
+        Work::GatherUpdates => vec![workgroup],
         Work::Control => {
             let clips = chain.limit().is_none() && chain.clip.is_some();
             vec![on("HAS_SCALER", chain.scaler.is_some()), on("HAS_CLIP", clips), inf]
         }
+        Work::Reset => walks,
+        Work::Remap => vec![workgroup],
     }
 }
 
@@ -141,6 +208,8 @@ pub fn overrides_of<R: Rule>(
 const STORAGE_BUFFERS: u32 = 4;
 /// Storage buffers that a decision about a step binds: one less than WebGPU grants.
 const CONTROL_BUFFERS: u64 = 7;
+/// Storage buffers that a step over listed rows binds: a decision binds one more to measure them, and has them.
+const ROWS_BUFFERS: u64 = 5;
 
 /// What the step needs of a device; every device opened at WebGPU's defaults has it.
 ///
@@ -148,10 +217,6 @@ const CONTROL_BUFFERS: u64 = 7;
 /// [`Error::Limits`] with the first limit that is too low.
 pub(crate) fn limits_of(device: &wgpu::Device) -> Result<plan::Limits, Error> {
     let limits = device.limits();
-    let require = |limit, available: u64, needed: u64| match available >= needed {
-        true => Ok(()),
-        false => Err(Error::Limits { limit, needed, available }),
-    };
     let buffers = limits.max_storage_buffers_per_shader_stage.into();
     require("max_storage_buffers_per_shader_stage", buffers, STORAGE_BUFFERS.into())?;
     let dynamic = limits.max_dynamic_uniform_buffers_per_pipeline_layout;
@@ -167,6 +232,10 @@ pub(crate) fn limits_of(device: &wgpu::Device) -> Result<plan::Limits, Error> {
     require("max_storage_buffer_binding_size", limits.max_storage_buffer_binding_size, 16 << 10)?;
     require("max_buffer_size", limits.max_buffer_size, 16 << 10)?;
     Ok(plan::Limits::from(&limits))
+}
+
+fn require(limit: &'static str, available: u64, needed: u64) -> Result<(), Error> {
+    if available < needed { Err(Error::Limits { limit, needed, available }) } else { Ok(()) }
 }
 
 impl From<&wgpu::Limits> for plan::Limits {
@@ -205,6 +274,7 @@ struct Inner {
     scalars: wgpu::BindGroupLayout,
     /// Made when a chain needs them: a device may grant less than they bind.
     decision: OnceLock<Decision>,
+    rows: OnceLock<RowLayouts>,
     pipelines: Mutex<HashMap<Key, wgpu::ComputePipeline>>,
 }
 
@@ -214,6 +284,14 @@ pub(crate) struct Decision {
     pub parts: wgpu::BindGroupLayout,
     pub gather: wgpu::BindGroupLayout,
     pub control: wgpu::BindGroupLayout,
+}
+
+/// The layouts of what goes over rows.
+#[derive(Debug)]
+pub(crate) struct RowLayouts {
+    /// A tensor, a list of its rows, and how many are listed.
+    pub listed: wgpu::BindGroupLayout,
+    pub remap: wgpu::BindGroupLayout,
 }
 
 /// A binding: its type, and whether its offset is dynamic.
@@ -228,6 +306,7 @@ struct Key {
     rule: &'static str,
     work: Work,
     lanes: Lanes,
+    walk: Walk,
     widths: Widths,
     overrides: Vec<(String, u64)>,
 }
@@ -244,7 +323,7 @@ impl Kernels {
             let tensors = layout(device, "wgpu-optim tensors layout", &buffers);
             let scalars = layout(device, "wgpu-optim scalars layout", &[DYNAMIC]);
             let (device, decision, pipelines) = (device.clone(), OnceLock::new(), Mutex::default());
-            Self { inner: Arc::new(Inner { device, tensors, scalars, decision, pipelines }) }
+            Self { inner: Arc::new(Inner { device, tensors, scalars, decision, rows: OnceLock::new(), pipelines }) }
         })
     }
 
@@ -276,11 +355,7 @@ impl Kernels {
         if let Some(decision) = decision.get() {
             return Ok(decision);
         }
-        let available = device.limits().max_storage_buffers_per_shader_stage.into();
-        if available < CONTROL_BUFFERS {
-            let (limit, needed) = ("max_storage_buffers_per_shader_stage", CONTROL_BUFFERS);
-            return Err(Error::Limits { limit, needed, available });
-        }
+        require_buffers(device, CONTROL_BUFFERS)?;
         let made = guarded(device, "the layouts of a decision", || Decision {
             parts: layout(device, "wgpu-optim parts layout", &[WRITTEN, DYNAMIC]),
             gather: layout(device, "wgpu-optim gather layout", &[READ, READ, WRITTEN]),
@@ -293,14 +368,50 @@ impl Kernels {
         Ok(decision.get_or_init(|| made))
     }
 
+    /// What goes over rows binds.
+    ///
+    /// # Errors
+    /// [`Error::Limits`] where the device grants too few storage buffers.
+    pub(crate) fn rows(&self) -> Result<&RowLayouts, Error> {
+        let Inner { device, rows, .. } = &*self.inner;
+        if let Some(rows) = rows.get() {
+            return Ok(rows);
+        }
+        require_buffers(device, ROWS_BUFFERS)?;
+        let made = guarded(device, "the layouts of rows", || RowLayouts {
+            listed: layout(device, "wgpu-optim rows layout", &[WRITTEN, WRITTEN, WRITTEN, READ, UNIFORM, READ]),
+            remap: layout(device, "wgpu-optim remap layout", &[READ, WRITTEN, READ, UNIFORM]),
+        })?;
+        Ok(rows.get_or_init(|| made))
+    }
+
+    /// What watching updates binds.
+    ///
+    /// # Errors
+    /// [`Error::Limits`] where the device grants fewer buffers or groups than that.
+    pub(crate) fn watching(&self) -> Result<&Decision, Error> {
+        let limits = self.inner.device.limits();
+        let dynamic = limits.max_dynamic_uniform_buffers_per_pipeline_layout;
+        require("max_uniform_buffers_per_shader_stage", limits.max_uniform_buffers_per_shader_stage.into(), 3)?;
+        require("max_dynamic_uniform_buffers_per_pipeline_layout", dynamic.into(), 2)?;
+        require("max_bind_groups", limits.max_bind_groups.into(), 3)?;
+        self.decision()
+    }
+
     /// What a kind of kernel binds.
-    fn groups(&self, work: Work) -> Result<Vec<Option<&wgpu::BindGroupLayout>>, Error> {
+    fn groups(&self, work: Work, walk: Walk) -> Result<Vec<Option<&wgpu::BindGroupLayout>>, Error> {
         let Inner { tensors, scalars, .. } = &*self.inner;
+        let tensors = match walk {
+            Walk::Tensors { .. } => tensors,
+            Walk::Rows { .. } => &self.rows()?.listed,
+        };
         Ok(match work {
-            Work::Step | Work::Gated | Work::Accumulate => vec![Some(tensors), Some(scalars)],
+            Work::Step | Work::Gated | Work::Accumulate | Work::Reset => vec![Some(tensors), Some(scalars)],
+            Work::Watched => vec![Some(tensors), Some(scalars), Some(&self.watching()?.parts)],
             Work::Measure => vec![Some(tensors), Some(&self.decision()?.parts)],
-            Work::Gather => vec![Some(&self.decision()?.gather)],
+            Work::Gather | Work::GatherUpdates => vec![Some(&self.decision()?.gather)],
             Work::Control => vec![Some(&self.decision()?.control)],
+            Work::Remap => vec![Some(&self.rows()?.remap)],
         })
     }
 
@@ -311,16 +422,16 @@ impl Kernels {
         settings: &R,
         chain: &Chain,
         stored: &Stored,
-        (lanes, places): (Lanes, bool),
+        (lanes, walk): (Lanes, Walk),
     ) -> Result<wgpu::ComputePipeline, Error> {
-        let overrides = overrides_of(work, settings, chain, stored, places);
+        let overrides = overrides_of(work, settings, chain, walk, stored);
         let bits = overrides.iter().map(|(name, value)| (name.clone(), value.to_bits())).collect();
-        let key = Key { rule: R::NAME, work, lanes, widths: Widths::of(stored), overrides: bits };
+        let key = Key { rule: R::NAME, work, lanes, walk, widths: Widths::of(stored), overrides: bits };
         let mut pipelines = self.inner.pipelines.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(pipeline) = pipelines.get(&key) {
             return Ok(pipeline.clone());
         }
-        let pipeline = self.compile::<R>(work, lanes, stored, &overrides)?;
+        let pipeline = self.compile::<R>(work, (lanes, walk), stored, &overrides)?;
         pipelines.insert(key, pipeline.clone());
         Ok(pipeline)
     }
@@ -328,17 +439,17 @@ impl Kernels {
     fn compile<R: Rule>(
         &self,
         work: Work,
-        lanes: Lanes,
+        (lanes, walk): (Lanes, Walk),
         stored: &Stored,
         overrides: &[(String, f64)],
     ) -> Result<wgpu::ComputePipeline, Error> {
         let device = &self.inner.device;
-        let (entry, groups) = (work.entry(), self.groups(work)?);
+        let (entry, groups) = (work.entry(), self.groups(work, walk)?);
         let constants: Vec<(&str, f64)> = overrides.iter().map(|(name, value)| (name.as_str(), *value)).collect();
         guarded(device, &format!("the kernel of {}", R::NAME), || {
             let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
                 label: Some(&format!("wgpu-optim {} {entry} shader", R::NAME)),
-                source: wgpu::ShaderSource::Wgsl(text_of::<R>(work, lanes, stored).into()),
+                source: wgpu::ShaderSource::Wgsl(text_of::<R>(work, lanes, walk, stored).into()),
             });
             let layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
                 label: Some(&format!("wgpu-optim {entry} layout")),
@@ -358,6 +469,12 @@ impl Kernels {
             })
         })
     }
+}
+
+fn require_buffers(device: &wgpu::Device, needed: u64) -> Result<(), Error> {
+    let available = device.limits().max_storage_buffers_per_shader_stage.into();
+    let limit = "max_storage_buffers_per_shader_stage";
+    if available < needed { Err(Error::Limits { limit, needed, available }) } else { Ok(()) }
 }
 
 /// Bindings from 0 on.

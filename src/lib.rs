@@ -17,6 +17,8 @@ pub mod rule;
 pub mod schedule;
 pub mod chain;
 pub mod format;
+pub mod map;
+pub mod watch;
 mod roster;
 pub mod pages;
 pub mod cpu;
@@ -34,6 +36,8 @@ pub mod checkpoint;
 #[cfg(feature = "gpu")]
 mod tensor;
 #[cfg(feature = "gpu")]
+mod rows;
+#[cfg(feature = "gpu")]
 pub mod kernel;
 #[cfg(feature = "gpu")]
 mod state;
@@ -41,6 +45,8 @@ mod state;
 mod record;
 #[cfg(feature = "gpu")]
 mod control;
+#[cfg(feature = "gpu")]
+mod updates;
 #[cfg(feature = "gpu")]
 mod telemetry;
 #[cfg(feature = "gpu")]
@@ -57,11 +63,15 @@ pub use chain::{Chain, Clamp, Clip, ClipForm, Ema, Norm, Over, Scaler};
 #[doc(inline)]
 pub use error::Error;
 #[doc(inline)]
+pub use map::Map;
+#[doc(inline)]
 pub use memory::{MemoryPlan, memory_plan, memory_plan_with};
 #[doc(inline)]
 pub use rule::{Adam, AdamEpsilon, AdamW, AmsgradOver, Decay, RmsProp, RmsPropEpsilon, Rule};
 #[doc(inline)]
 pub use schedule::Schedule;
+#[doc(inline)]
+pub use watch::{Update, Watch};
 #[cfg(feature = "gpu")]
 pub use wgpu;
 #[cfg(feature = "gpu")]
@@ -70,6 +80,7 @@ pub use {
     arena::Arena,
     kernel::{Kernels, required_limits},
     optimizer::{Group, Optimizer},
+    rows::{RowMap, Rows},
     telemetry::Telemetry,
     tensor::{BufferRange, Tensor},
 };

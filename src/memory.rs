@@ -1,14 +1,20 @@
 //! What an optimizer takes of a device, told before it is taken.
 
 mod arenas;
+mod around;
 
 use crate::Error;
+use crate::chain::Chain;
 use crate::format::Formats;
 use crate::format::noise::tensor_key;
 use crate::format::stored::Stored;
-use crate::plan::{Item, Kinds, Launch, Limits, Placement, Run, Window, launches};
+use crate::plan::{Item, Kinds, Launch, Limits, Place, Placement, Run, Window, launches};
 use crate::rule::{Rule, kept_slots, variant};
+use crate::watch::Watch;
 use arenas::Arenas;
+
+#[cfg(feature = "gpu")]
+pub(crate) use around::FEWEST;
 
 /// Bytes of a chunk on its way between host and device.
 pub const CHUNK: u64 = 8 << 20;
@@ -17,8 +23,11 @@ pub(crate) const ROW: u64 = 256;
 /// Chunks that a transfer has in flight.
 pub const RING: usize = 2;
 
-/// Bytes of everything, for tensors in an arena for each pair of formats, in this order. For buffers of the caller's own, `state` is the same and
-/// `arena` is theirs.
+/// A buffer, or buffers of one use, and their bytes. They have the label `wgpu-optim NAME` on the device.
+pub type Named = (&'static str, u64);
+
+/// Bytes of everything, for tensors in an arena for each pair of formats, in this order. For buffers of the caller's own,
+/// `state` is the same and `arena` and `grads` are theirs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MemoryPlan {
     /// Bytes of each page of parameters.
@@ -39,6 +48,10 @@ pub struct MemoryPlan {
     pub tables: u64,
     /// Bytes of the fresh buffer of one recorded step, while the tensors of a group share a step count.
     pub scalars: u64,
+    /// What decides about a step on the device, where the chain has a clip by norm or a scaler: bytes of each buffer.
+    pub decision: Vec<Named>,
+    /// What is watched: bytes of each buffer. `tables of updates` are like [`tables`](Self::tables), and labelled as they.
+    pub watched: Vec<Named>,
     /// The most bytes that a transfer stages at once.
     pub staging: u64,
 }
@@ -63,33 +76,53 @@ pub struct TensorMemory {
 impl MemoryPlan {
     /// Bytes on the device while the optimizer lives, the arena included, staging not.
     pub fn total(&self) -> u64 {
+        let around: u64 = self.decision.iter().chain(&self.watched).map(|(_, size)| size).sum();
         let lent: u64 = self.arena.iter().chain(&self.grads).sum();
-        lent + self.state.iter().sum::<u64>() + self.tables + self.scalars
+        lent + self.state.iter().sum::<u64>() + self.tables + self.scalars + around
     }
 }
 
-/// Plans groups of tensors, given as settings and (name, length in elements), at a device's limits
-/// (`plan::Limits::from(&device.limits())`). Allocates nothing.
+/// Plans groups of tensors, given as settings and (name, length in elements), with a chain around them and what is to be
+/// [watched](crate::Watch) of them, at a device's limits (`plan::Limits::from(&device.limits())`). Allocates nothing.
+///
+/// ```
+/// use wgpu_optim::plan::Limits;
+/// use wgpu_optim::{Adam, Chain, Clip, Watch, memory_plan};
+///
+/// let groups = [(Adam::PYTORCH, vec![("w", 1 << 20), ("b", 1 << 10)])];
+/// let chain = Chain { clip: Some(Clip::global_norm(1.0)), ..Chain::default() };
+/// let plan = memory_plan(&groups, &chain, Watch { depth: 4, updates: true }, &Limits::DEFAULT)?;
+/// assert!(plan.total() > 4 * 4 * (1 << 20));
+/// # Ok::<(), wgpu_optim::Error>(())
+/// ```
 ///
 /// # Errors
 /// [`Error::Setting`], [`Error::Empty`], [`Error::DuplicateName`], [`Error::TooLarge`] for a tensor that no buffer
 /// of the device can hold.
-pub fn memory_plan<R: Rule>(groups: &[(R, Vec<(&str, u64)>)], limits: &Limits) -> Result<MemoryPlan, Error> {
+pub fn memory_plan<R: Rule>(
+    groups: &[(R, Vec<(&str, u64)>)],
+    chain: &Chain,
+    watch: impl Into<Watch>,
+    limits: &Limits,
+) -> Result<MemoryPlan, Error> {
     let plain = |(settings, tensors): &(R, Vec<_>)| (settings.clone(), Formats::default(), tensors.clone());
-    memory_plan_with(&groups.iter().map(plain).collect::<Vec<_>>(), limits)
+    memory_plan_with(&groups.iter().map(plain).collect::<Vec<_>>(), chain, watch, limits)
 }
 
-/// [`memory_plan`] of groups with formats of their own. What a chain keeps besides is `f32`.
+/// [`memory_plan`] of groups with formats of their own. What a chain keeps is `f32`.
 ///
 /// # Errors
 /// As [`memory_plan`]; [`Error::Setting`] for formats that do not go together.
 pub fn memory_plan_with<R: Rule>(
     groups: &[(R, Formats, Vec<(&str, u64)>)],
+    chain: &Chain,
+    watch: impl Into<Watch>,
     limits: &Limits,
 ) -> Result<MemoryPlan, Error> {
     let settings: Vec<R> = groups.iter().map(|(settings, ..)| settings.clone()).collect();
     settings.iter().try_for_each(Rule::check)?;
     groups.iter().try_for_each(|(_, formats, _)| formats.check(R::SLOTS))?;
+    chain.check()?;
     let members: Vec<(usize, &str, u64)> = (0..)
         .zip(groups)
         .flat_map(|(group, (.., tensors))| tensors.iter().map(move |&(name, len)| (group, name, len)))
@@ -98,7 +131,7 @@ pub fn memory_plan_with<R: Rule>(
         members.iter().map(|&(group, name, len)| (&groups[group].1, name, len)).collect();
     let Arenas { params, grads, places } = Arenas::lay(&formats, limits)?;
     let stored: Vec<Stored> =
-        members.iter().map(|&(group, _, len)| stored_of(&settings[group], &groups[group].1, len)).collect();
+        members.iter().map(|&(group, _, len)| stored_of(&settings[group], &groups[group].1, chain, len)).collect();
     let mut kinds = Kinds::default();
     let mut item = |tensor: usize| {
         let ((group, name, len), (params, grads)) = (members[tensor], &places[tensor]);
@@ -111,7 +144,19 @@ pub fn memory_plan_with<R: Rule>(
     let items: Vec<Item> = (0..members.len()).map(&mut item).collect();
     let mut placement = Placement::default();
     placement.extend(&items, limits, |tensor| (places[tensor].0.span.buffer, places[tensor].0.span.offset));
-    let launches = launches(&placement, &places, limits, |tensor| members[tensor].1.to_string())?;
+    let shape = around::Shape::of(chain, &members.iter().map(|&(group, ..)| group).collect::<Vec<_>>());
+    let step = |places: &[(Place, Place)]| {
+        let launches = launches(&placement, places, limits, |tensor| members[tensor].1.to_string())?;
+        let dispatches = runs(&launches, &shape.class_of);
+        Ok::<_, Error>((launches, dispatches))
+    };
+    let (launches, dispatches) = step(&places)?;
+    let watch = watch.into();
+    let (others, their_runs) = match watch.updates {
+        // What parameters move by is told of them alone, so that no padding is stepped over.
+        true => step(&places.iter().map(alone).collect::<Vec<_>>())?,
+        false => Default::default(),
+    };
     let tensor = |(tensor, &(group, name, len)): (usize, &(usize, &str, u64))| TensorMemory {
         name: name.into(),
         len,
@@ -120,29 +165,44 @@ pub fn memory_plan_with<R: Rule>(
         slots: stored[tensor].planes.iter().map(|plane| (plane.slot, plane.storage.size_of(len))).collect(),
         windows: placement.pieces_of(tensor).count(),
     };
-    let tensors = members.iter().enumerate().map(tensor).collect();
-    let class_of: Vec<u32> = members.iter().map(|&(group, ..)| group as u32).collect();
-    let runs =
-        |(number, launch): (usize, &Launch)| launch.runs(&class_of, u32::MAX).into_iter().map(move |run| (number, run));
-    let dispatches: Vec<(usize, Run)> = launches.iter().enumerate().flat_map(runs).collect();
-    let tables: u64 = launches.iter().map(|launch| launch.table_size().next_multiple_of(ROW)).sum();
     Ok(MemoryPlan {
         arena: params,
         grads,
+        tensors: members.iter().enumerate().map(tensor).collect(),
+        tables: tables(&launches, &dispatches),
+        scalars: shape.fresh::<R>(chain),
+        decision: shape.decision(chain, &dispatches),
+        watched: around::watched(watch, &others, &their_runs),
         state: placement.pages,
         windows: placement.windows,
-        tensors,
-        tables: tables + dispatches.len() as u64 * ROW,
         dispatches,
         launches,
-        scalars: groups.len() as u64 * ROW,
         staging: CHUNK * RING as u64,
     })
 }
 
-/// How what a step moves of a tensor lies, what a chain keeps left out.
-fn stored_of<R: Rule>(settings: &R, formats: &Formats, len: u64) -> Stored {
+/// The dispatches of a step, each with its launch's number.
+fn runs(launches: &[Launch], class_of: &[u32]) -> Vec<(usize, Run)> {
+    let runs =
+        |(number, launch): (usize, &Launch)| launch.runs(class_of, u32::MAX).into_iter().map(move |run| (number, run));
+    launches.iter().enumerate().flat_map(runs).collect()
+}
+
+/// Bytes of the launches' tables, and of what each dispatch reads besides.
+fn tables(launches: &[Launch], dispatches: &[(usize, Run)]) -> u64 {
+    let tables: u64 = launches.iter().map(|launch| launch.table_size().next_multiple_of(ROW)).sum();
+    tables + dispatches.len() as u64 * ROW
+}
+
+/// The places of a tensor without the padding behind it.
+fn alone((params, grads): &(Place, Place)) -> (Place, Place) {
+    let own = |place: &Place| Place { room: place.span.size, ..*place };
+    (own(params), own(grads))
+}
+
+/// How what a step moves of a tensor lies.
+fn stored_of<R: Rule>(settings: &R, formats: &Formats, chain: &Chain, len: u64) -> Stored {
     let own = kept_slots(settings).into_iter().map(|slot| (R::SLOTS[slot], R::is_signed(slot)));
     let Formats { params, grads, rounding, q8_zero, .. } = *formats;
-    Stored { params, grads, planes: formats.planes(own, [], len), rounding, q8_zero }
+    Stored { params, grads, planes: formats.planes(own, chain.slots(), len), rounding, q8_zero }
 }

@@ -4,6 +4,8 @@ mod access;
 mod around;
 #[cfg(all(feature = "checkpoint", not(target_arch = "wasm32")))]
 mod checkpoint;
+mod remap;
+mod rows;
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -16,12 +18,13 @@ use crate::kernel::{Kernels, limits_of};
 #[cfg(not(target_arch = "wasm32"))]
 use crate::kernel::{guarded, lost};
 use crate::plan::{self, Item, Kinds, Place};
-use crate::record::{Buffers, Launches, Parts, bind_scalars};
+use crate::record::{self, Buffers, Launches, Parts, Step, bind_scalars};
 use crate::roster::{Member, Roster};
 use crate::rule::{Rule, variant};
 use crate::state::State;
-use crate::telemetry::Ring;
+use crate::telemetry::{Recorded, Ring};
 use crate::tensor::{BufferRange, Tensor, check_overlaps};
+use crate::updates::Updates;
 
 /// Tensors that share settings.
 #[derive(Clone, Debug)]
@@ -62,6 +65,9 @@ pub struct Optimizer<R: Rule> {
     classified: bool,
     /// Where steps are decided about on the device.
     decided: Option<Decided>,
+    /// Where updates are watched.
+    updates: Option<Updates>,
+    ring: Ring,
 }
 
 /// What a decision on the device needs.
@@ -71,7 +77,6 @@ struct Decided {
     control: Option<Control>,
     /// Step counts that tensors are to have, which the next step tells the device.
     sets: Vec<Set>,
-    ring: Ring,
 }
 
 /// A step that is about to be recorded.
@@ -79,6 +84,31 @@ struct Ready {
     /// What it is decided from.
     orders: Option<wgpu::BindGroup>,
     scalars: wgpu::BindGroup,
+    /// What is dispatched in the place of the launches, where rows are listed.
+    instead: Option<Instead>,
+    /// Whether it takes what parameters move by.
+    watched: bool,
+}
+
+/// The dispatches of one step, and the decision about them.
+struct Instead {
+    steps: Vec<Step>,
+    control: Option<Control>,
+}
+
+/// A tensor of a group, as it is placed.
+///
+/// # Errors
+/// What can be wrong with the tensor.
+fn item<R: Rule>(kinds: &mut Kinds, roster: &Roster<R>, group: usize, tensor: &Tensor) -> Result<Item, Error> {
+    let formats = roster.formats(group)?;
+    tensor.check(formats)?;
+    let len = tensor.len(formats);
+    let room = tensor.params.room(formats.params).min(tensor.grads.room(formats.grads));
+    let stored = roster.stored_of(group, len);
+    let (planes, key) = (stored.storages(), stored.has_chance().then(|| tensor_key(tensor.name())));
+    let variant = kinds.number(variant(roster.groups(), group), &planes, key.is_some());
+    Ok(Item { variant, group, planes, key, len, room })
 }
 
 impl<R: Rule> Optimizer<R> {
@@ -139,11 +169,13 @@ impl<R: Rule> Optimizer<R> {
             launches: Launches::default(),
             classified: false,
             decided: None,
+            updates: None,
+            ring: Ring::default(),
         };
         if optimizer.roster.chain().measures() {
             kernels.decision()?;
             let memory = Memory::new(device, &optimizer.roster)?;
-            optimizer.decided = Some(Decided { memory, control: None, sets: Vec::new(), ring: Ring::default() });
+            optimizer.decided = Some(Decided { memory, control: None, sets: Vec::new() });
         }
         optimizer.extend(device, groups.into_iter().collect(), None)?;
         Ok(optimizer)
@@ -167,7 +199,7 @@ impl<R: Rule> Optimizer<R> {
     /// another device than the optimizer's. No step is counted then. wgpu cannot tell devices of two `Instance`s
     /// apart, and panics on such a mix.
     pub fn record(&mut self, device: &wgpu::Device, encoder: &mut wgpu::CommandEncoder) -> Result<(), Error> {
-        let Some(ready) = self.next(device)? else { return Ok(()) };
+        let Some(ready) = self.next(device, self.updates.is_some())? else { return Ok(()) };
         self.pass(encoder, &ready);
         self.advance();
         Ok(())
@@ -180,17 +212,25 @@ impl<R: Rule> Optimizer<R> {
         let label = format!("wgpu-optim {} step", R::NAME);
         let descriptor = wgpu::ComputePassDescriptor { label: Some(&label), timestamp_writes: None };
         self.dispatch(&mut encoder.begin_compute_pass(&descriptor), ready);
-        if let Some(Decided { memory, ring, .. }) = &mut self.decided {
-            ring.follow(encoder, &memory.report);
-        }
+        let report = self.decided.as_ref().map(|decided| &decided.memory.report);
+        let moved = self.updates.as_ref().filter(|_| ready.watched).and_then(Updates::sums);
+        let recorded = Recorded { number: self.roster.recorded(), lr: self.roster.lr() };
+        self.ring.follow(encoder, recorded, [report, moved]);
     }
 
     fn dispatch(&self, pass: &mut wgpu::ComputePass<'_>, ready: &Ready) {
-        let control = self.decided.as_ref().and_then(|decided| decided.control.as_ref());
+        let decided = self.decided.as_ref().and_then(|decided| decided.control.as_ref());
+        let (control, steps) = match &ready.instead {
+            Some(Instead { steps, control }) => (control.as_ref(), steps.as_slice()),
+            None => (decided, self.launches.steps()),
+        };
         if let (Some(control), Some(orders)) = (control, &ready.orders) {
             control.dispatch(pass, orders);
         }
-        self.launches.dispatch(pass, &ready.scalars);
+        match self.updates.as_ref().filter(|_| ready.watched) {
+            Some(updates) => updates.dispatch(pass, &ready.scalars),
+            None => record::dispatch(steps, pass, &ready.scalars),
+        }
     }
 
     fn advance(&mut self) {
@@ -215,7 +255,7 @@ impl<R: Rule> Optimizer<R> {
                     .into(),
             });
         }
-        let Some(ready) = self.next(device)? else { return Ok(()) };
+        let Some(ready) = self.next(device, false)? else { return Ok(()) };
         self.dispatch(pass, &ready);
         self.advance();
         Ok(())
@@ -228,7 +268,7 @@ impl<R: Rule> Optimizer<R> {
     /// No step is counted then.
     #[cfg(not(target_arch = "wasm32"))]
     pub fn step_blocking(&mut self, device: &wgpu::Device, queue: &wgpu::Queue) -> Result<(), Error> {
-        let Some(ready) = self.next(device)? else { return Ok(()) };
+        let Some(ready) = self.next(device, self.updates.is_some())? else { return Ok(()) };
         let label = Some("wgpu-optim blocking step");
         let polled = guarded(device, "a step", || {
             let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label });
@@ -253,28 +293,51 @@ impl<R: Rule> Optimizer<R> {
         if let Some(decided) = &mut self.decided {
             decided.control = None;
         }
+        if let Some(updates) = &mut self.updates {
+            updates.reclassed();
+        }
         self.classified = true;
         Ok(())
     }
 
     /// What the next step is dispatched with, or nothing where every tensor is frozen.
-    fn next(&mut self, device: &wgpu::Device) -> Result<Option<Ready>, Error> {
+    fn next(&mut self, device: &wgpu::Device, watched: bool) -> Result<Option<Ready>, Error> {
         self.classify(device)?;
         if self.roster.classes().next().is_none() {
             return Ok(None);
         }
+        if watched {
+            self.prepare_updates(device)?;
+        }
         let Self { kernels, limits, buffers, state, launches, roster, .. } = self;
         let parts = Parts { device, kernels, limits, buffers, state };
         let Some(Decided { memory, control, sets, .. }) = &mut self.decided else {
-            let scalars = bind_scalars(device, kernels, limits, roster)?;
-            return Ok(Some(Ready { orders: None, scalars }));
+            let scalars = bind_scalars(device, kernels, limits, (roster, watched))?;
+            return Ok(Some(Ready { orders: None, scalars, instead: None, watched }));
         };
         let control = match control {
             Some(control) => control,
-            None => control.insert(Control::prepare(&parts, launches, roster)?),
+            None => control.insert(Control::prepare(&parts, launches.steps(), roster)?),
         };
         let orders = Some(control.orders(&parts, memory, roster, sets)?);
-        Ok(Some(Ready { orders, scalars: control.scalars.clone() }))
+        Ok(Some(Ready { orders, scalars: control.scalars.clone(), instead: None, watched }))
+    }
+
+    /// Makes what a step that tells its update dispatches.
+    fn prepare_updates(&mut self, device: &wgpu::Device) -> Result<(), Error> {
+        let Self { kernels, limits, buffers, state, roster, tensors, updates, .. } = self;
+        let Some(updates) = updates else { return Ok(()) };
+        // Padding is nobody's parameter, whatever a step makes of it.
+        let mut place = |range: &BufferRange, format| {
+            let place = range.place(buffers.number(range.buffer()), format);
+            Place { room: place.span.size, ..place }
+        };
+        let mut places = Vec::with_capacity(tensors.len());
+        for (tensor, member) in tensors.iter().zip(roster.members()) {
+            let formats = roster.formats(member.group)?;
+            places.push((place(&tensor.params, formats.params), place(&tensor.grads, formats.grads)));
+        }
+        updates.prepare(&Parts { device, kernels, limits, buffers, state }, tensors, &places, roster)
     }
 
     /// Adds a group to a running optimizer and returns its number. What is there stays as it is.
@@ -312,7 +375,8 @@ impl<R: Rule> Optimizer<R> {
     fn release(&mut self) {
         let bound = self.tensors.iter().flat_map(|tensor| [&tensor.params, &tensor.grads]);
         let bound = bound.filter_map(|range| self.buffers.known(range.buffer()));
-        let used: HashSet<usize> = self.launches.buffers().chain(bound).collect();
+        let watched = self.updates.iter().flat_map(Updates::buffers);
+        let used: HashSet<usize> = self.launches.buffers().chain(watched).chain(bound).collect();
         self.buffers.retain(&used);
     }
 
@@ -328,17 +392,11 @@ impl<R: Rule> Optimizer<R> {
                 Some(group) => group,
                 None => roster.add_group(settings, formats)?,
             };
-            let (structure, formats) = (variant(roster.groups(), group), roster.formats(group)?);
             let mut named = Vec::with_capacity(members.len());
             for tensor in &members {
-                tensor.check(formats)?;
-                let len = tensor.len(formats);
-                let room = tensor.params.room(formats.params).min(tensor.grads.room(formats.grads));
-                let stored = roster.stored_of(group, len);
-                let (planes, key) = (stored.storages(), stored.has_chance().then(|| tensor_key(tensor.name())));
-                let variant = kinds.number(structure, &planes, key.is_some());
-                named.push(Member::new(tensor.name().into(), len, group));
-                items.push(Item { variant, group, planes, key, len, room });
+                let item = item(&mut kinds, &roster, group, tensor)?;
+                named.push(Member::new(tensor.name().into(), item.len, group));
+                items.push(item);
             }
             roster.add_members(named)?;
             tensors.extend(members);
@@ -355,6 +413,9 @@ impl<R: Rule> Optimizer<R> {
         let parts = Parts { device, kernels, limits, buffers, state: &state };
         launches.prepare(&parts, &tensors, &places, &roster)?;
         (self.roster, self.tensors, self.state, self.classified) = (roster, tensors, state, true);
+        if let Some(updates) = &mut self.updates {
+            updates.moved();
+        }
         Ok(())
     }
 
@@ -398,6 +459,9 @@ impl<R: Rule> Optimizer<R> {
         launches.prepare(&parts, &tensors, &places, roster)?;
         if let Some(decided) = &mut self.decided {
             decided.control = None;
+        }
+        if let Some(updates) = &mut self.updates {
+            updates.moved();
         }
         (self.tensors, self.classified) = (tensors, true);
         Ok(())

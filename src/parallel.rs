@@ -14,10 +14,11 @@ use crate::Error;
 use crate::chain::Norm;
 use crate::chain::control::Measure;
 use crate::chain::gate::{Gate, Switches};
-use crate::cpu::{ARRAYS, Next, Optimizer, Slice, as_slices};
+use crate::cpu::{ARRAYS, Listed, Next, Optimizer, Slice, as_slices};
 use crate::format::blocks;
 use crate::roster::SKIP;
 use crate::rule::Rule;
+use crate::watch::{CHUNK, Moved, Update};
 
 /// Elements of a task, at most and at least: long enough to cost nothing to hand out, and small tensors are
 /// gathered until there are as many.
@@ -38,6 +39,14 @@ fn measure(norm: Norm, grads: &[f32]) -> Measure {
     measures.into_iter().fold(Measure::default(), |all, one| all.with(one, norm))
 }
 
+/// What all tensors were moved by, by all cores.
+fn update(before: &[Vec<f32>], after: &[&mut [f32]]) -> Update {
+    let chunks = before.iter().zip(after).flat_map(|(before, after)| before.chunks(CHUNK).zip(after.chunks(CHUNK)));
+    let chunks: Vec<(&[f32], &[f32])> = chunks.collect();
+    let moved: Vec<Moved> = chunks.into_par_iter().map(|(before, after)| Moved::of(before, after)).collect();
+    moved.into_iter().fold(Moved::default(), Moved::with).update()
+}
+
 impl<R: Rule> Optimizer<R, f32> {
     /// [`step`](Self::step) on the threads of the current rayon pool, to the same bits: the CPU path where speed
     /// matters. Needs the feature `parallel`.
@@ -54,7 +63,8 @@ impl<R: Rule> Optimizer<R, f32> {
             return self.step_slices_parallel(&mut as_slices(params), &grads);
         }
         self.check_step(params, grads)?;
-        let Some(Next { hypers, gates, on }) = self.next(grads, measure)? else { return Ok(()) };
+        let before = self.before(params);
+        let Some(Next { hypers, gates, on }) = self.next(grads, &Listed::default(), measure)? else { return Ok(()) };
         let total = params.iter().map(|p| p.len()).sum::<usize>();
         let usual: Vec<bool> = self.groups().iter().map(is_usual).collect();
         let mut tasks = Tasks::new(total);
@@ -69,6 +79,7 @@ impl<R: Rule> Optimizer<R, f32> {
         }
         tasks.run(total);
         self.roster.advance();
+        self.update = before.map(|before| update(&before, params));
         Ok(())
     }
 }

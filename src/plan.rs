@@ -9,13 +9,17 @@
 mod arena;
 mod kinds;
 mod launch;
+mod listed;
 mod placement;
+mod remap;
 mod run;
 
 pub use arena::{ArenaLayout, arena, arena_of};
 pub(crate) use kinds::Kinds;
 pub use launch::{Lanes, Launch, Place, Segment, launches};
+pub use listed::{Listed, ListedRun};
 pub use placement::{Item, Piece, Placement, Window};
+pub use remap::{Stretch, stretches};
 pub use run::Run;
 
 use crate::format::Storage;
@@ -105,6 +109,12 @@ impl Span {
         let end = self.end().max(other.end()).next_multiple_of(ELEMENT);
         Self { buffer: self.buffer, offset, size: end - offset }
     }
+}
+
+/// A grid of so many workgroups, folded where a row would be too long.
+fn folded(groups: u64, limits: &Limits) -> (u32, u32) {
+    let width = groups.min(limits.groups).max(1);
+    (width as u32, groups.div_ceil(width) as u32)
 }
 
 /// Elements at whose multiples pieces of tensors with these planes are cut: whole blocks, where state goes by them.

@@ -1,17 +1,24 @@
 //! One step into the caller's encoder: cached bind groups, fresh scalars, few dispatches.
 
+mod listed;
+mod remap;
+
 use std::collections::HashMap;
 
 use crate::Error;
 use crate::chain::gate::Gate;
 use crate::format::stored::Stored;
-use crate::kernel::{Kernels, Work, guarded};
+use crate::kernel::{Kernels, Walk, Work, guarded};
 use crate::memory;
 use crate::plan::{self, Lanes, Launch, Place, Run};
 use crate::roster::{Roster, SKIP};
 use crate::rule::{Rule, Scalars, cast};
 use crate::state::State;
 use crate::tensor::Tensor;
+
+use listed::aligned;
+pub(crate) use listed::{Listing, listed};
+pub(crate) use remap::{Moves, Remapped};
 
 /// Rebinds after which an unused bind group is let go, and with it the gradients that it holds: enough for going
 /// around a few sets of buffers, and no more, for where they are fresh at every step.
@@ -20,14 +27,14 @@ const KEPT_FOR: u64 = 4;
 /// One dispatch, with all that it needs on the device.
 #[derive(Clone, Debug)]
 pub(crate) struct Step {
-    pipeline: wgpu::ComputePipeline,
+    pub pipeline: wgpu::ComputePipeline,
     pub tensors: wgpu::BindGroup,
     pub class: u32,
     pub grid: (u32, u32),
     /// Workgroups that have work.
     pub groups: u64,
-    /// How it walks: by which lanes, and whether it reads the table.
-    pub walk: (Lanes, bool),
+    /// How it walks.
+    pub walk: (Lanes, Walk),
     /// How what it moves lies.
     pub stored: Stored,
 }
@@ -47,6 +54,8 @@ struct Kept {
 /// Gradients may come back to places where they were before, so bind groups are kept for some rebinds, by launch.
 #[derive(Debug, Default)]
 pub(crate) struct Launches {
+    /// Whether they take what parameters move by.
+    watched: bool,
     planned: Vec<Launch>,
     steps: Vec<Step>,
     cache: HashMap<Launch, Kept>,
@@ -81,6 +90,11 @@ impl Step {
 }
 
 impl Launches {
+    /// None yet, of those that take what parameters move by.
+    pub fn watched() -> Self {
+        Self { watched: true, ..Self::default() }
+    }
+
     /// Plans the next steps, and makes what they dispatch. `places` are each tensor's parameters and gradient.
     pub fn prepare<R: Rule>(
         &mut self,
@@ -97,7 +111,7 @@ impl Launches {
         let fresh = |table| Kept { table, runs: HashMap::new(), used: 0 };
         let fresh: HashMap<Launch, Kept> = missing.into_iter().cloned().zip(tables.into_iter().map(fresh)).collect();
         let kept = |launch: &Launch| fresh.get(launch).or_else(|| self.cache.get(launch));
-        let ready = ready(parts, &planned, kept, roster)?;
+        let ready = ready(parts, &planned, kept, (roster, roster.class_of(), self.watched))?;
         self.cache.extend(fresh);
         self.planned = planned;
         self.generation += 1;
@@ -109,7 +123,8 @@ impl Launches {
 
     /// Makes what the next steps dispatch, now that tensors have other classes or groups other switches.
     pub fn classify<R: Rule>(&mut self, parts: &Parts<'_>, roster: &Roster<R>) -> Result<(), Error> {
-        let ready = ready(parts, &self.planned, |launch| self.cache.get(launch), roster)?;
+        let ready =
+            ready(parts, &self.planned, |launch| self.cache.get(launch), (roster, roster.class_of(), self.watched))?;
         self.set(ready);
         Ok(())
     }
@@ -135,22 +150,22 @@ impl Launches {
     pub fn steps(&self) -> &[Step] {
         &self.steps
     }
+}
 
-    /// Dispatches one step.
-    pub fn dispatch(&self, pass: &mut wgpu::ComputePass<'_>, scalars: &wgpu::BindGroup) {
-        let (mut pipeline, mut class) = (None, None);
-        for step in &self.steps {
-            if pipeline != Some(&step.pipeline) {
-                pass.set_pipeline(&step.pipeline);
-                pipeline = Some(&step.pipeline);
-            }
-            if class != Some(step.class) {
-                pass.set_bind_group(1, scalars, &[step.class * ROW as u32]);
-                class = Some(step.class);
-            }
-            pass.set_bind_group(0, &step.tensors, &[]);
-            pass.dispatch_workgroups(step.grid.0, step.grid.1, 1);
+/// Dispatches these as one step.
+pub(crate) fn dispatch(steps: &[Step], pass: &mut wgpu::ComputePass<'_>, scalars: &wgpu::BindGroup) {
+    let (mut pipeline, mut class) = (None, None);
+    for step in steps {
+        if pipeline != Some(&step.pipeline) {
+            pass.set_pipeline(&step.pipeline);
+            pipeline = Some(&step.pipeline);
         }
+        if class != Some(step.class) {
+            pass.set_bind_group(1, scalars, &[step.class * ROW as u32]);
+            class = Some(step.class);
+        }
+        pass.set_bind_group(0, &step.tensors, &[]);
+        pass.dispatch_workgroups(step.grid.0, step.grid.1, 1);
     }
 }
 
@@ -159,10 +174,9 @@ fn ready<'a, R: Rule>(
     parts: &Parts<'_>,
     planned: &[Launch],
     kept: impl Fn(&Launch) -> Option<&'a Kept>,
-    roster: &Roster<R>,
+    (roster, class_of, watched): (&Roster<R>, &[u32], bool),
 ) -> Result<Vec<Vec<(Run, Step)>>, Error> {
-    let runs: Vec<(&Launch, Vec<Run>)> =
-        planned.iter().map(|launch| (launch, launch.runs(roster.class_of(), SKIP))).collect();
+    let runs: Vec<(&Launch, Vec<Run>)> = planned.iter().map(|launch| (launch, launch.runs(class_of, SKIP))).collect();
     let known = |launch: &Launch, run: &Run| kept(launch).and_then(|kept| kept.runs.get(&run.unclassed())).cloned();
     let missing = runs.iter().flat_map(|(launch, runs)| runs.iter().map(move |run| (*launch, run)));
     let missing = missing.filter(|(launch, run)| known(launch, run).is_none());
@@ -175,9 +189,10 @@ fn ready<'a, R: Rule>(
     for (launch, runs) in runs {
         let mut steps = Vec::with_capacity(runs.len());
         for run in runs {
-            let (settings, walk) = (roster.settings(run.class), (launch.lanes, run.stretch.is_none()));
+            let (settings, walk) =
+                (roster.settings(run.class), (launch.lanes, Walk::Tensors { places: run.stretch.is_none() }));
             let stored = stored(launch, &run, roster);
-            let work = if roster.is_gated(roster.group_of(run.class)) { Work::Gated } else { Work::Step };
+            let work = if watched { Work::Watched } else { stepping(roster, roster.group_of(run.class)) };
             let pipeline = parts.kernels.pipeline(work, settings, roster.chain(), &stored, walk)?;
             let tensors = match known(launch, &run) {
                 Some(tensors) => tensors,
@@ -193,6 +208,11 @@ fn ready<'a, R: Rule>(
         ready.push(steps);
     }
     Ok(ready)
+}
+
+/// The kind of kernel that steps a group.
+fn stepping<R: Rule>(roster: &Roster<R>, group: usize) -> Work {
+    if roster.is_gated(group) { Work::Gated } else { Work::Step }
 }
 
 /// How what a run moves lies: all of its tensors are of one group, and their state lies in one window.
@@ -318,20 +338,20 @@ pub(crate) fn unmapped(doing: &str, error: &wgpu::MapRangeError) -> Error {
     Error::OutOfMemory { doing: doing.into(), message: error.to_string() }
 }
 
-/// The bind group of one step: a row of scalars for each class.
+/// The bind group of one step: a row of scalars for each class, behind its gate where something is around its update, or the step is `watched`.
 ///
 /// Buffer and bind group are guarded together, since error scopes are a good part of what a step costs the host.
 pub(crate) fn bind_scalars<R: Rule>(
     device: &wgpu::Device,
     kernels: &Kernels,
     limits: &plan::Limits,
-    roster: &Roster<R>,
+    (roster, watched): (&Roster<R>, bool),
 ) -> Result<wgpu::BindGroup, Error> {
     let label = "wgpu-optim scalars";
     let (hypers, chain) = (roster.next_hypers(), roster.chain());
     let mut words: Vec<u32> = Vec::with_capacity(hypers.len() * ROW / 4);
     for (hyper, class) in hypers.iter().zip(roster.classes()) {
-        if roster.is_gated(class.group) {
+        if watched || roster.is_gated(class.group) {
             words.extend(Gate::of(chain, class.step, 1.0).words(roster.step_key(class.group)));
         }
         let hyper: R::Hyper<f32> = cast(hyper);
@@ -339,7 +359,7 @@ pub(crate) fn bind_scalars<R: Rule>(
         words.resize(words.len().next_multiple_of(ROW / 4), 0);
     }
     check_size(limits, &words)?;
-    let size = scalars_size::<R>(roster.classes().any(|class| roster.is_gated(class.group)));
+    let size = scalars_size::<R>(watched || roster.classes().any(|class| roster.is_gated(class.group)));
     let (scalars, mapped) = guarded(device, label, || {
         let (scalars, mapped) = filled(device, label, wgpu::BufferUsages::UNIFORM, &words);
         (bind(device, label, kernels.scalars_layout(), [binding(&scalars, 0, size)]), mapped)
@@ -358,10 +378,11 @@ pub(crate) fn bind_words(
 ) -> Result<wgpu::BindGroup, Error> {
     let mut row = vec![0; ROW / 4];
     row[..words.len()].copy_from_slice(words);
+    let size = (size_of_val(words) as u64).next_multiple_of(16);
     check_size(limits, &row)?;
     let (bound, mapped) = guarded(device, label, || {
         let (buffer, mapped) = filled(device, label, wgpu::BufferUsages::UNIFORM, &row);
-        (bind(device, label, kernels.scalars_layout(), [binding(&buffer, 0, 16)]), mapped)
+        (bind(device, label, kernels.scalars_layout(), [binding(&buffer, 0, size)]), mapped)
     })?;
     mapped.map_err(|error| unmapped(label, &error))?;
     Ok(bound)

@@ -195,6 +195,11 @@ impl<R: Rule> Roster<R> {
         Ok(())
     }
 
+    /// Gives a tensor another length.
+    pub fn set_len(&mut self, tensor: usize, len: u64) {
+        self.members[tensor].len = len;
+    }
+
     pub fn groups(&self) -> &[R] {
         &self.groups
     }
@@ -241,6 +246,11 @@ impl<R: Rule> Roster<R> {
         self.formats[group].planes(own, self.chain.slots(), len)
     }
 
+    /// Refuses formats whose rows cannot be listed or moved.
+    pub fn check_rows(&self) -> Result<(), Error> {
+        self.formats.iter().enumerate().try_for_each(|(group, formats)| formats.check_rows(group))
+    }
+
     /// How what a step moves of a tensor lies.
     #[cfg(feature = "gpu")]
     pub fn stored(&self, tensor: usize) -> Stored {
@@ -280,7 +290,6 @@ impl<R: Rule> Roster<R> {
     }
 
     /// What a slot holds before the first step.
-    #[cfg(any(feature = "checkpoint", feature = "gpu"))]
     pub fn initial(&self, tensor: usize, slot: &str) -> f64 {
         let own = R::SLOTS.iter().position(|known| *known == slot);
         own.map_or(0.0, |slot| self.settings_of(tensor).initial(slot))
@@ -340,6 +349,13 @@ impl<R: Rule> Roster<R> {
             self.current[group] = settings;
         }
         Ok(turned)
+    }
+
+    /// The lr of the first group in the next step, of a rule that has one.
+    #[cfg(feature = "gpu")]
+    pub fn lr(&self) -> Option<f64> {
+        let settings = self.current.first()?.settings();
+        settings.into_iter().find(|(name, _)| *name == "lr").and_then(|(_, value)| value.number())
     }
 
     /// The settings of a group in the next step.

@@ -5,6 +5,7 @@ use crate::format::codes::Codes;
 use crate::kernel::guarded;
 use crate::plan::{self, Item, Placement};
 use crate::roster::Roster;
+use crate::rows::Rows;
 use crate::rule::Rule;
 use crate::tensor::{BufferRange, Tensor};
 
@@ -44,6 +45,16 @@ impl State {
             }
         }
         Ok(())
+    }
+
+    /// Refuses a list of rows that lies in these pages, which a step writes.
+    pub fn check_list(&self, rows: &Rows, name: &str) -> Result<(), Error> {
+        let lists = [("rows", Some(&rows.list)), ("the count of rows", rows.count.as_ref())];
+        let inside = |(_, range): &(&str, Option<&BufferRange>)| range.is_some_and(|r| self.pages.contains(r.buffer()));
+        match lists.into_iter().find(inside) {
+            Some((what, _)) => Err(Error::SameBuffer { what, name: name.into(), of: "state" }),
+            None => Ok(()),
+        }
     }
 
     /// Where one plane of a tensor lies, in order, the scales of blocks apart.

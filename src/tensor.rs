@@ -146,7 +146,7 @@ impl Tensor {
         Self { name: name.into(), params: params.into(), grads: grads.into(), shape: None }
     }
 
-    /// Also checks that a shape of this many elements was meant.
+    /// Also checks that a shape of this many elements was meant. The first dimension counts the tensor's rows.
     pub fn with_shape(mut self, shape: impl Into<Vec<u64>>) -> Self {
         self.shape = Some(shape.into());
         self
@@ -160,6 +160,14 @@ impl Tensor {
     /// The shape, where one was given.
     pub fn shape(&self) -> Option<&[u64]> {
         self.shape.as_deref()
+    }
+
+    /// How many rows it has, and the elements of each.
+    pub(crate) fn rows(&self) -> Result<(u64, u64), Error> {
+        match self.shape.as_deref() {
+            Some(&[rows, ..]) if rows > 0 => Ok((rows, self.params.len() / rows)),
+            _ => Err(Error::NoRows { name: self.name.clone() }),
+        }
     }
 
     /// Where the parameters lie.

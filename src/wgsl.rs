@@ -165,15 +165,33 @@ pub fn f32(x: U32) -> f32 {
     x.0 as f32
 }
 
-/// `u32(x)`, towards 0; for numbers from 0 to 2^31, as WGSL has no answer for others.
+/// `u32(x)`, towards 0; here for numbers from 0 to 2^22. Others give some word or other.
+///
+/// A cast with `as` minds what does not fit, which no vector unit does. The sum has units of 1 in its lowest bit.
 #[inline(always)]
 pub fn u32(x: f32) -> U32 {
-    // By way of `i32`, which vector units have.
-    U32(x as i32 as u32)
+    const UNITS: f32 = 8_388_608.0;
+    let sum = x + UNITS;
+    let over = u32::from(sum - UNITS > x);
+    U32(sum.to_bits()) - U32(UNITS.to_bits()) - U32(over)
 }
 
 /// The magnitude.
 #[inline(always)]
 pub fn abs(x: f32) -> f32 {
     x.abs()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{U32, u32};
+
+    #[test]
+    fn a_number_becomes_the_word_below_it() {
+        let edges =
+            (0..1 << 12).flat_map(|i| [i as f32, (i as f32).next_up(), (i as f32 + 1.0).next_down(), i as f32 + 0.5]);
+        for x in edges.chain([4_194_303.8, 4_194_303.5, 4_194_303.0]) {
+            assert_eq!(u32(x), U32(x as u32), "{x}");
+        }
+    }
 }

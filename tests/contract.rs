@@ -5,13 +5,26 @@ use std::path::Path;
 
 use naga::proc::Layouter;
 use naga::valid::{Capabilities, ValidationFlags, Validator};
-use wgpu_optim::kernel::{self, Work};
+use wgpu_optim::format::stored::Stored;
+use wgpu_optim::kernel::{self, Walk, Work};
 use wgpu_optim::plan::Lanes;
-use wgpu_optim::rule::{Correction, MAX_SLOTS, Rule, Scalars, Visitor, visit};
+use wgpu_optim::rule::{Correction, MAX_SLOTS, Rule, Scalars, Visitor, kept_slots, visit};
 use wgpu_optim::{Chain, Clip, Ema, Scaler};
 
 const LANES: [Lanes; 2] = [Lanes::Quads, Lanes::Words];
-const WORKS: [Work; 6] = [Work::Step, Work::Gated, Work::Accumulate, Work::Measure, Work::Gather, Work::Control];
+const WALKS: [Walk; 2] = [Walk::Tensors { places: true }, Walk::Rows { counted: true }];
+const WORKS: [Work; 10] = [
+    Work::Step,
+    Work::Gated,
+    Work::Watched,
+    Work::Accumulate,
+    Work::Measure,
+    Work::Gather,
+    Work::GatherUpdates,
+    Work::Control,
+    Work::Reset,
+    Work::Remap,
+];
 
 /// Chains that together set every override.
 fn chains() -> [Chain; 2] {
@@ -35,8 +48,8 @@ fn files(folder: &str) -> BTreeSet<String> {
     files.map(|file| file.unwrap().file_name().into_string().unwrap()).collect()
 }
 
-fn parse<R: Rule>(work: Work, lanes: Lanes) -> naga::Module {
-    let text = kernel::text::<R>(work, lanes);
+fn parse<R: Rule>(work: Work, lanes: Lanes, walk: Walk) -> naga::Module {
+    let text = kernel::text_of::<R>(work, lanes, walk, &Stored::default());
     naga::front::wgsl::parse_str(&text).unwrap_or_else(|error| panic!("{}", error.emit_to_string(&text)))
 }
 
@@ -94,6 +107,72 @@ fn the_chain_is_one_text_in_two_tongues() {
     }
 }
 
+/// So are the formats, whose constants have the same names and values in both tongues.
+#[test]
+fn the_formats_are_one_text_in_two_tongues() {
+    let texts = [
+        ("halves", "to_bf16", 5),
+        ("halves", "from_bf16", 1),
+        ("halves", "to_f16", 13),
+        ("halves", "from_f16", 4),
+        ("noise", "mixed", 3),
+        ("noise", "stream", 1),
+        ("noise", "noise", 1),
+        ("blocks", "encode_q8", 19),
+        ("blocks", "decode_q8", 8),
+    ];
+    for (file, mark, lines) in texts {
+        let (rust, wgsl) = (read(&format!("src/format/{file}.rs")), read(&format!("shaders/format/{file}.wgsl")));
+        let (ours, shader) = (statements(&block(&rust, mark)), statements(&block(&wgsl, mark)));
+        assert_eq!(ours, shader, "{mark} of {file} is not one text");
+        assert_eq!(ours.len(), lines, "{mark} of {file}");
+        let known = constants(&rust, &wgsl, mark);
+        assert!(!known.is_empty() || !shader.join(" ").contains(char::is_uppercase), "{mark} of {file}");
+    }
+}
+
+/// They can be laid beside any kernel: they bind nothing, set nothing, and name nothing but functions and their arguments.
+#[test]
+fn formats_declare_functions_alone() {
+    for file in ["halves", "noise", "blocks"] {
+        let text = read(&format!("shaders/format/{file}.wgsl"));
+        let module =
+            naga::front::wgsl::parse_str(&text).unwrap_or_else(|error| panic!("{}", error.emit_to_string(&text)));
+        Validator::new(ValidationFlags::all(), Capabilities::default()).validate(&module).unwrap();
+        assert!(!module.functions.is_empty());
+        let declared = |line: &&str| line.starts_with(|first: char| first.is_alphabetic() || first == '@');
+        let others: Vec<&str> = text.lines().filter(declared).filter(|line| !line.starts_with("fn ")).collect();
+        assert!(others.is_empty(), "{file}: {others:?}");
+    }
+}
+
+/// The constants that the function `name` of a shader has, each of which Rust has by that name and value, in the function
+/// or above all of them.
+fn constants(rust: &str, wgsl: &str, name: &str) -> Vec<(String, String)> {
+    let own = |text: &str, public: &str| -> String {
+        let from = text.split(&format!("{public}fn {name}(")).nth(1).unwrap_or_else(|| panic!("no `fn {name}`"));
+        from.split("\n}\n").next().unwrap().to_string()
+    };
+    let top = rust.split("fn ").next().unwrap();
+    let listed = named(&(top.to_string() + &own(rust, "pub ")));
+    let shader = named(&own(wgsl, ""));
+    for (constant, value) in &shader {
+        assert!(listed.contains(&(constant.clone(), value.clone())), "{name}: {constant} is not {value} in Rust");
+    }
+    shader
+}
+
+/// The constants of a text, as (name, value), where the value has no spelling of its tongue.
+fn named(text: &str) -> Vec<(String, String)> {
+    let lines =
+        text.lines().filter_map(|line| line.trim().strip_prefix("const ")?.strip_suffix(';')?.split_once(" = "));
+    let plain = |value: &str| {
+        let value = value.trim_start_matches("U32(").trim_end_matches(['u', ')']).replace('_', "");
+        value.replace("0x1p-24f", "1.0 / 16777216.0")
+    };
+    lines.map(|(name, value)| (name.split(':').next().unwrap().to_string(), plain(value))).collect()
+}
+
 /// A correction is a number in both tongues.
 #[test]
 fn corrections_have_the_numbers_of_the_shader() {
@@ -116,7 +195,7 @@ struct SameScalars;
 impl Visitor for SameScalars {
     fn rule<R: Rule>(&mut self) {
         let fields = <R::Hyper<f32> as Scalars<f32>>::FIELDS;
-        let module = parse::<R>(Work::Step, Lanes::Quads);
+        let module = parse::<R>(Work::Step, Lanes::Quads, WALKS[0]);
         let mut layouter = Layouter::default();
         layouter.update(module.to_ctx()).unwrap();
         let hyper = module.types.iter().find(|(_, ty)| ty.name.as_deref() == Some("Hyper")).unwrap();
@@ -145,19 +224,21 @@ struct Conventions;
 impl Visitor for Conventions {
     fn rule<R: Rule>(&mut self) {
         assert!(R::SLOTS.len() <= MAX_SLOTS);
-        for (work, lanes) in WORKS.into_iter().flat_map(|work| LANES.map(|lanes| (work, lanes))) {
-            let module = parse::<R>(work, lanes);
-            check_bindings(work, &module);
-            check_overrides::<R>(work, &module);
+        let by_lanes = WORKS.into_iter().flat_map(|work| LANES.map(|lanes| (work, lanes)));
+        for ((work, lanes), walk) in by_lanes.flat_map(|kernel| WALKS.map(|walk| (kernel, walk))) {
+            let module = parse::<R>(work, lanes, walk);
+            check_bindings(work, walk, &module);
+            check_overrides::<R>(work, walk, &module);
             let mut validator = Validator::new(ValidationFlags::all(), Capabilities::default());
-            validator.validate(&module).unwrap_or_else(|error| panic!("{} {work:?} {lanes:?}: {error:?}", R::NAME));
+            let valid = validator.validate(&module);
+            valid.unwrap_or_else(|error| panic!("{} {work:?} {lanes:?} {walk:?}: {error:?}", R::NAME));
             let entries: Vec<&str> = module.entry_points.iter().map(|entry| entry.name.as_str()).collect();
             assert_eq!(entries, [work.entry()]);
         }
     }
 }
 
-fn check_bindings(work: Work, module: &naga::Module) {
+fn check_bindings(work: Work, walk: Walk, module: &naga::Module) {
     let mut found = BTreeSet::new();
     for (_, variable) in module.global_variables.iter() {
         let Some(binding) = variable.binding.as_ref() else { continue };
@@ -169,18 +250,31 @@ fn check_bindings(work: Work, module: &naga::Module) {
         };
         found.insert((binding.group, binding.binding, variable.name.clone().unwrap(), kind));
     }
-    let tensors = [
+    let mut tensors = vec![
         (0, 0, "params", "written"),
         (0, 1, "grads", "written"),
         (0, 2, "state", "written"),
-        (0, 3, "places", "read"),
         (0, 4, "run", "uniform"),
     ];
+    match walk {
+        Walk::Tensors { .. } => tensors.push((0, 3, "places", "read")),
+        Walk::Rows { .. } => tensors.extend([(0, 3, "list", "read"), (0, 5, "counts", "read")]),
+    }
     let (walks, own): (bool, &[(u32, u32, &str, &str)]) = match work {
         Work::Step | Work::Gated => (true, &[(1, 0, "scalars", "uniform")]),
+        Work::Watched => {
+            (true, &[(1, 0, "scalars", "uniform"), (2, 0, "partials", "written"), (2, 1, "job", "uniform")])
+        }
         Work::Accumulate => (true, &[(1, 0, "share", "uniform")]),
         Work::Measure => (true, &[(1, 0, "partials", "written"), (1, 1, "job", "uniform")]),
-        Work::Gather => (false, &[(0, 0, "partials", "read"), (0, 1, "scopes", "read"), (0, 2, "sums", "written")]),
+        Work::Reset => (true, &[(1, 0, "start", "uniform")]),
+        Work::Remap => (
+            false,
+            &[(0, 0, "sources", "read"), (0, 1, "targets", "written"), (0, 2, "map", "read"), (0, 3, "job", "uniform")],
+        ),
+        Work::Gather | Work::GatherUpdates => {
+            (false, &[(0, 0, "partials", "read"), (0, 1, "scopes", "read"), (0, 2, "sums", "written")])
+        }
         Work::Control => (
             false,
             &[
@@ -194,28 +288,29 @@ fn check_bindings(work: Work, module: &naga::Module) {
             ],
         ),
     };
-    // Parameters are bound wherever tensors are walked, and declared where they are stepped.
-    let steps = matches!(work, Work::Step | Work::Gated);
+    // Parameters are bound wherever tensors are walked, and declared where they are read.
+    let steps = matches!(work, Work::Step | Work::Gated | Work::Watched | Work::Reset);
     let expected = tensors.iter().filter(|(.., name, _)| walks && (steps || *name != "params")).chain(own);
     let expected = expected.map(|&(group, binding, name, kind)| (group, binding, name.to_string(), kind));
-    assert_eq!(found, expected.collect(), "{work:?}");
+    assert_eq!(found, expected.collect(), "{work:?} {walk:?}");
 }
 
 /// The overrides that the host sets for any settings are those that the shader has.
-fn check_overrides<R: Rule>(work: Work, module: &naga::Module) {
+fn check_overrides<R: Rule>(work: Work, walk: Walk, module: &naga::Module) {
     let has = |(_, constant): (_, &naga::Override)| constant.name.clone().unwrap();
     let shader: BTreeSet<String> = module.overrides.iter().map(has).collect();
     let mut host = BTreeSet::new();
     for (case, settings) in R::cases() {
         for chain in chains() {
-            let set = kernel::overrides(work, &settings, &chain, true);
+            let slots = kept_slots(&settings).into_iter().map(|slot| R::SLOTS[slot]).chain(chain.slots());
+            let set = kernel::overrides_of(work, &settings, &chain, walk, &Stored::plain(slots));
             let set: BTreeSet<String> = set.into_iter().map(|(name, _)| name).collect();
             assert!(set.is_subset(&shader), "{} {work:?} {case} sets {set:?}, the shader has {shader:?}", R::NAME);
             host.extend(set);
         }
     }
     assert_eq!(host, shader, "{} {work:?}: overrides that no case sets", R::NAME);
-    if !matches!(work, Work::Step | Work::Gated) {
+    if !matches!(work, Work::Step | Work::Gated | Work::Watched) {
         return;
     }
     let planes = R::SLOTS.iter().map(|slot| format!("PLANE_{}", slot.to_uppercase()));
@@ -249,6 +344,15 @@ fn quads_and_words_offer_the_same_functions() {
     }
     assert!(seen > 5);
     assert_eq!(files("shaders/quads"), files("shaders/words"));
+}
+
+#[test]
+fn walks_offer_the_same_functions() {
+    let functions = |path: &str| -> Vec<String> {
+        read(path).lines().filter(|line| line.starts_with("fn ")).map(String::from).collect()
+    };
+    let (all, rows) = (functions("shaders/walk.wgsl"), functions("shaders/rows.wgsl"));
+    assert!(!all.is_empty() && all.iter().all(|function| rows.contains(function)), "{all:?} {rows:?}");
 }
 
 #[test]

@@ -1,15 +1,11 @@
 //! The loss by step: as numbers, and as a picture.
 
 use std::fmt::Display;
-use std::fs;
-use std::io::ErrorKind;
 use std::ops::Range;
-use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use plotters::prelude::*;
 
-use super::output;
 use super::telemetry::Sample;
 
 /// Pixels of the picture, and the units of a drawing in each: plotters rounds to whole units.
@@ -33,52 +29,50 @@ svg { background: #fdfdfc; font-variant-numeric: tabular-nums; }
 </style>
 "##;
 
-/// Losses, in the order of steps.
+/// The loss before each step, from step 0 on; NaN where it did not arrive.
 #[derive(Default)]
 pub struct Curve {
-    points: Vec<(u64, f32)>,
+    losses: Vec<f32>,
 }
 
 impl Curve {
+    pub fn new(losses: Vec<f32>) -> Self {
+        Self { losses }
+    }
+
+    pub fn losses(&self) -> &[f32] {
+        &self.losses
+    }
+
     pub fn extend(&mut self, samples: impl IntoIterator<Item = Sample>) {
-        self.points.extend(samples.into_iter().map(|sample| (sample.step, sample.loss)));
+        for Sample { step, loss, .. } in samples {
+            let step = step as usize;
+            self.losses.resize(self.losses.len().max(step + 1), f32::NAN);
+            self.losses[step] = loss;
+        }
     }
 
-    /// The curve before `step`, from a file that [`write`](Self::write) has left; nothing where there is none. The
-    /// file may be ahead of the checkpoint, if the run was killed between the two.
-    pub fn read(path: &Path, step: u64) -> Result<Self> {
-        let failed = || format!("cannot read {}", path.display());
-        let text = match fs::read_to_string(path) {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Self::default()),
-            read => read.with_context(failed)?,
-        };
-        let rows = csv::Reader::from_reader(text.as_bytes()).into_deserialize();
-        let points: Vec<(u64, f32)> = rows.collect::<Result<_, _>>().with_context(failed)?;
-        Ok(Self { points: points.into_iter().filter(|point| point.0 < step).collect() })
-    }
-
-    /// Writes `step,loss` as CSV.
-    pub fn write(&self, path: &Path) -> Result<()> {
+    /// `step,loss` as CSV.
+    pub fn csv(&self) -> Result<String> {
         let mut writer = csv::Writer::from_writer(Vec::new());
         writer.write_record(["step", "loss"])?;
-        self.points.iter().try_for_each(|point| writer.serialize(point))?;
-        output::replace(path, &writer.into_inner()?)
+        self.losses.iter().enumerate().try_for_each(|point| writer.serialize(point))?;
+        Ok(String::from_utf8(writer.into_inner()?)?)
     }
 
-    /// Draws the curve, on a logarithmic scale of losses.
-    pub fn draw(&self, path: &Path, title: &str) -> Result<()> {
-        let svg = self.svg(title)?;
-        let (_, view) = svg.split_once(" viewBox").context("plotters drew nothing")?;
+    /// The curve as a picture, on a logarithmic scale of losses.
+    pub fn svg(&self, title: &str) -> Result<String> {
+        let drawing = self.drawing(title)?;
+        let (_, view) = drawing.split_once(" viewBox").context("plotters drew nothing")?;
         let (view, drawing) = view.split_once('>').context("plotters drew nothing")?;
         let (width, height) = SIZE;
-        let svg = format!("<svg width=\"{width}\" height=\"{height}\" viewBox{view}>\n{STYLE}{drawing}");
-        output::replace(path, svg.as_bytes())
+        Ok(format!("<svg width=\"{width}\" height=\"{height}\" viewBox{view}>\n{STYLE}{drawing}"))
     }
 
-    fn svg(&self, title: &str) -> Result<String> {
-        let points = self.points.iter().map(|&(step, loss)| (step as f64, f64::from(loss)));
+    fn drawing(&self, title: &str) -> Result<String> {
+        let points = self.losses.iter().enumerate().map(|(step, &loss)| (step as f64, f64::from(loss)));
         let points: Vec<(f64, f64)> = points.filter(|point| point.1 > 0.0 && point.1.is_finite()).collect();
-        ensure!(!points.is_empty(), "no loss of {} can be drawn", self.points.len());
+        ensure!(!points.is_empty(), "no loss of {} can be drawn", self.losses.len());
         let (mut svg, units) = (String::new(), (SIZE.0 * FINE, SIZE.1 * FINE));
         chart(&SVGBackend::with_string(&mut svg, units).into_drawing_area(), title, points).map_err(failed)?;
         Ok(svg)

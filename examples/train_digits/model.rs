@@ -1,12 +1,15 @@
 //! The network: 64 pixels, 32 hidden units with ReLU, 10 classes. Forward and backward, as dispatches.
 
 use anyhow::{Result, ensure};
-use wgpu_optim::{Arena, wgpu};
+use wgpu_optim::{Arena, Tensor, wgpu};
 
+use super::activations::{Activations, buffer};
 use super::data::{self, CLASSES, Digits, PIXELS};
-use super::kernel::{BACKWARD_INPUTS, BACKWARD_WEIGHTS, CROSS_ENTROPY, FORWARD, Kernel, TALLY};
+use super::kernel::Kernel;
+use super::layer::Layer;
+use super::loss;
 
-const HIDDEN: usize = 32;
+pub const HIDDEN: usize = 32;
 
 /// The parameters by name, with their shapes: weights are [out, in], as PyTorch has them.
 pub const TENSORS: [(&str, &[usize]); 4] = [
@@ -15,16 +18,6 @@ pub const TENSORS: [(&str, &[usize]); 4] = [
     ("fc2.weight", &[CLASSES, HIDDEN]),
     ("fc2.bias", &[CLASSES]),
 ];
-
-const FC1: Layer = Layer { weight: "fc1.weight", bias: "fc1.bias", inputs: PIXELS as u32, outputs: HIDDEN as u32 };
-const FC2: Layer = Layer { weight: "fc2.weight", bias: "fc2.bias", inputs: HIDDEN as u32, outputs: CLASSES as u32 };
-
-struct Layer {
-    weight: &'static str,
-    bias: &'static str,
-    inputs: u32,
-    outputs: u32,
-}
 
 /// The network on a device, over all digits at once.
 pub struct Model {
@@ -39,16 +32,30 @@ pub struct Model {
 impl Model {
     /// Puts the digits and the starting weights on the device and compiles the kernels.
     pub fn new(device: &wgpu::Device, queue: &wgpu::Queue, digits: &Digits) -> Result<Self> {
-        let lengths = TENSORS.map(|(name, shape)| (name, shape.iter().product::<usize>() as u64));
-        let arena = Arena::new(device, lengths)?;
-        upload_start(queue, &arena)?;
-        let rows = digits.rows();
-        let buffers = Buffers::new(device, rows);
-        queue.write_buffer(&buffers.pixels, 0, bytemuck::cast_slice(&digits.pixels));
-        queue.write_buffer(&buffers.labels, 0, bytemuck::cast_slice(&digits.labels));
-        let plan = Plan { device, arena: &arena, buffers: &buffers, rows };
-        let (forward, backward) = (plan.forward()?, plan.backward()?);
-        Ok(Self { tally: buffers.tally, arena, forward, backward })
+        let arena = arena(device, queue)?;
+        let tally = buffer(device, "tally", 2);
+        let activations = Activations::new(device, queue, digits);
+        let [fc1, fc2] = layers(device, &arena, activations.rows);
+        let Activations { pixels, hidden, logits, grad_hidden, grad_logits, .. } = &activations;
+        let forward = vec![
+            fc1.forward(pixels, hidden, true)?,
+            fc2.forward(hidden, logits, false)?,
+            loss::cross_entropy(device, &activations)?,
+            loss::tally(device, &activations, &tally)?,
+        ];
+        // Pixels need no gradient, so the first layer has none for its inputs.
+        let backward = vec![
+            fc2.backward_weights(grad_logits, hidden)?,
+            fc2.backward_inputs(grad_logits, hidden, grad_hidden)?,
+            fc1.backward_weights(grad_hidden, pixels)?,
+        ];
+        Ok(Self { arena, tally, forward, backward })
+    }
+
+    /// What the optimizer steps. Shapes are for those who read a checkpoint: a step needs none.
+    pub fn tensors(&self) -> impl Iterator<Item = Tensor> {
+        let shape = |shape: &[usize]| shape.iter().map(|&side| side as u64).collect::<Vec<_>>();
+        self.arena.tensors().into_iter().zip(TENSORS).map(move |(tensor, (_, sides))| tensor.with_shape(shape(sides)))
     }
 
     /// Records logits, losses and the tally.
@@ -63,130 +70,25 @@ impl Model {
     }
 }
 
-fn record(encoder: &mut wgpu::CommandEncoder, label: &str, kernels: &[Kernel]) {
-    let descriptor = wgpu::ComputePassDescriptor { label: Some(label), timestamp_writes: None };
-    let mut pass = encoder.begin_compute_pass(&descriptor);
-    kernels.iter().for_each(|kernel| kernel.dispatch(&mut pass));
-}
-
-fn upload_start(queue: &wgpu::Queue, arena: &Arena) -> Result<()> {
+/// Room for parameters and gradients, with the weights that training starts from.
+fn arena(device: &wgpu::Device, queue: &wgpu::Queue) -> Result<Arena> {
+    let arena = Arena::new(device, TENSORS.map(|(name, shape)| (name, shape.iter().product::<usize>() as u64)))?;
     for (name, _) in TENSORS {
         let (values, range) = (data::start(name)?, arena.params(name)?);
         let (found, expected) = (values.len() as u64, range.len());
         ensure!(found == expected, "{found} values for {name:?}, which has {expected}");
         queue.write_buffer(range.buffer(), range.offset(), bytemuck::cast_slice(&values));
     }
-    Ok(())
+    Ok(arena)
 }
 
-/// What lies between the layers, a row for each digit.
-struct Buffers {
-    pixels: wgpu::Buffer,
-    labels: wgpu::Buffer,
-    hidden: wgpu::Buffer,
-    logits: wgpu::Buffer,
-    grad_hidden: wgpu::Buffer,
-    grad_logits: wgpu::Buffer,
-    scores: wgpu::Buffer,
-    tally: wgpu::Buffer,
+fn layers<'a>(device: &'a wgpu::Device, arena: &'a Arena, rows: u32) -> [Layer<'a>; 2] {
+    let layer = |weight, bias, inputs, outputs| Layer { device, arena, weight, bias, inputs, outputs, rows };
+    [layer("fc1.weight", "fc1.bias", PIXELS, HIDDEN), layer("fc2.weight", "fc2.bias", HIDDEN, CLASSES)]
 }
 
-impl Buffers {
-    fn new(device: &wgpu::Device, rows: u32) -> Self {
-        let buffer = |label: &str, words: u64| {
-            device.create_buffer(&wgpu::BufferDescriptor {
-                label: Some(&format!("train_digits {label}")),
-                size: 4 * words,
-                usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST,
-                mapped_at_creation: false,
-            })
-        };
-        let wide = |label: &str, columns: usize| buffer(label, u64::from(rows) * columns as u64);
-        Self {
-            pixels: wide("pixels", PIXELS),
-            labels: wide("labels", 1),
-            hidden: wide("hidden", HIDDEN),
-            logits: wide("logits", CLASSES),
-            grad_hidden: wide("grad_hidden", HIDDEN),
-            grad_logits: wide("grad_logits", CLASSES),
-            scores: wide("scores", 2),
-            tally: buffer("tally", 2),
-        }
-    }
-}
-
-/// From which the kernels are made.
-struct Plan<'a> {
-    device: &'a wgpu::Device,
-    arena: &'a Arena,
-    buffers: &'a Buffers,
-    rows: u32,
-}
-
-impl Plan<'_> {
-    fn forward(&self) -> Result<Vec<Kernel>> {
-        let Buffers { pixels, hidden, logits, .. } = self.buffers;
-        let fc1 = self.layer_forward(&FC1, pixels, hidden, true)?;
-        let fc2 = self.layer_forward(&FC2, hidden, logits, false)?;
-        Ok(vec![fc1, fc2, self.cross_entropy()?, self.tally()?])
-    }
-
-    /// Pixels need no gradient, so the first layer has none for its inputs.
-    fn backward(&self) -> Result<Vec<Kernel>> {
-        let Buffers { pixels, hidden, grad_hidden, grad_logits, .. } = self.buffers;
-        let fc2 = self.layer_backward_weights(&FC2, grad_logits, hidden)?;
-        let relu = self.layer_backward_inputs(&FC2, grad_logits, hidden, grad_hidden)?;
-        let fc1 = self.layer_backward_weights(&FC1, grad_hidden, pixels)?;
-        Ok(vec![fc2, relu, fc1])
-    }
-
-    fn layer_forward(&self, layer: &Layer, input: &wgpu::Buffer, output: &wgpu::Buffer, relu: bool) -> Result<Kernel> {
-        let (weight, bias) = (self.arena.params(layer.weight)?, self.arena.params(layer.bias)?);
-        let resources = [input.as_entire_binding(), weight.as_binding(), bias.as_binding(), output.as_entire_binding()];
-        let constants = [self.sizes(layer).as_slice(), &[("HAS_RELU", relu.into())]].concat();
-        Kernel::new(self.device, &FORWARD, &constants, &resources, [layer.outputs, self.rows])
-    }
-
-    fn layer_backward_inputs(
-        &self,
-        layer: &Layer,
-        grad_output: &wgpu::Buffer,
-        input: &wgpu::Buffer,
-        grad_input: &wgpu::Buffer,
-    ) -> Result<Kernel> {
-        let weight = self.arena.params(layer.weight)?.as_binding();
-        let resources =
-            [grad_output.as_entire_binding(), weight, input.as_entire_binding(), grad_input.as_entire_binding()];
-        Kernel::new(self.device, &BACKWARD_INPUTS, &self.sizes(layer), &resources, [layer.inputs, self.rows])
-    }
-
-    fn layer_backward_weights(
-        &self,
-        layer: &Layer,
-        grad_output: &wgpu::Buffer,
-        input: &wgpu::Buffer,
-    ) -> Result<Kernel> {
-        let (weight, bias) = (self.arena.grads(layer.weight)?, self.arena.grads(layer.bias)?);
-        let resources =
-            [grad_output.as_entire_binding(), input.as_entire_binding(), weight.as_binding(), bias.as_binding()];
-        // A workgroup for each output; the bias is one more column.
-        let invocations = [layer.inputs + 1, layer.outputs * BACKWARD_WEIGHTS.workgroup[1]];
-        Kernel::new(self.device, &BACKWARD_WEIGHTS, &self.sizes(layer), &resources, invocations)
-    }
-
-    fn cross_entropy(&self) -> Result<Kernel> {
-        let Buffers { logits, labels, grad_logits, scores, .. } = self.buffers;
-        let resources = [logits, labels, grad_logits, scores].map(wgpu::Buffer::as_entire_binding);
-        let constants = [("ROWS", self.rows.into()), ("CLASSES", CLASSES as f64)];
-        Kernel::new(self.device, &CROSS_ENTROPY, &constants, &resources, [self.rows, 1])
-    }
-
-    fn tally(&self) -> Result<Kernel> {
-        let resources = [&self.buffers.scores, &self.buffers.tally].map(wgpu::Buffer::as_entire_binding);
-        Kernel::new(self.device, &TALLY, &[("ROWS", self.rows.into())], &resources, [1, 1])
-    }
-
-    fn sizes(&self, layer: &Layer) -> [(&'static str, f64); 3] {
-        [("ROWS", self.rows.into()), ("INPUTS", layer.inputs.into()), ("OUTPUTS", layer.outputs.into())]
-    }
+fn record(encoder: &mut wgpu::CommandEncoder, label: &str, kernels: &[Kernel]) {
+    let descriptor = wgpu::ComputePassDescriptor { label: Some(label), timestamp_writes: None };
+    let mut pass = encoder.begin_compute_pass(&descriptor);
+    kernels.iter().for_each(|kernel| kernel.dispatch(&mut pass));
 }

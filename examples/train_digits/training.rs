@@ -27,7 +27,7 @@ impl<R: Rule> Training<R> {
     /// A run at its start. A clip is a part of the chain: it needs nothing else in the loop.
     pub fn new(device: &wgpu::Device, queue: &wgpu::Queue, settings: R, chain: Chain) -> Result<Self> {
         let model = Model::new(device, queue, &Digits::load()?)?;
-        let group = Group::new(settings, model.arena.tensors());
+        let group = Group::new(settings, model.tensors());
         let optimizer = Optimizer::with_chain(device, &Kernels::new(device)?, chain, [group])?;
         let (device, queue, telemetry) = (device.clone(), queue.clone(), Telemetry::new(device));
         Ok(Self { device, queue, model, optimizer, telemetry, in_flight: VecDeque::new() })

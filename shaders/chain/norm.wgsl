@@ -1,20 +1,13 @@
 // Sums of squares that neither overflow nor vanish, and the largest magnitude.
 //
 // Squares of gradients from 1e-20 to 1e19 do not fit one f32, so there are three sums: of the small ones scaled up, of
-// those between, and of the large ones scaled down, all by powers of two. The fourth counts what is not finite.
-
-override HAS_INF: bool = false;
+// those between, and of the large ones scaled down, all by powers of two. The fourth number is that of sums.wgsl, how
+// many are not finite, or of moves.wgsl, the largest magnitude.
 
 const LOW = 0x1p-40f;
 const HIGH = 0x1p+40f;
 const UP = 0x1p+64f;
 const DOWN = 0x1p-84f;
-
-// Two parts of a sum, or of a maximum.
-fn join(a: vec4<f32>, b: vec4<f32>) -> vec4<f32> {
-    let largest = vec4<f32>(max(a.xyz, b.xyz), a.w + b.w);
-    return select(a + b, largest, HAS_INF);
-}
 
 // Each step halves the parts; the shape depends on nothing but WORKGROUP, so the sum has the same bits each time.
 fn joined(local: u32, own: vec4<f32>) -> vec4<f32> {

@@ -17,10 +17,11 @@ fn encode_q8(x: f32, scale: f32, unsigned: bool, guarded: bool) -> u32 {
     let d = r >= select(1.1125e-3, 1.05625e-3, unsigned);
     let e = r >= select(1.05625e-2, 1.028125e-2, unsigned);
     let f = r >= select(1.028125e-1, 1.0140625e-1, unsigned);
-    let over = select(select(select(1e6, 1e5, a), select(1e4, 1e3, c), b), select(select(1e2, 1e1, e), 1.0, f), d);
-    let half = select(select(select(1.0, 2.0, a), select(4.0, 8.0, c), b), select(select(16.0, 32.0, e), 64.0, f), d);
-    let parts = half * select(1.0, 2.0, unsigned);
-    let among = min((r * over + 0.8) * (parts / 0.9), parts + parts - 0.5);
+    let low = select(select(1111111.1, 111111.11, a), select(11111.111, 1111.1111, c), b);
+    let over = select(low, select(select(111.111115, 11.111111, e), 1.1111112, f), d);
+    let few = select(select(1.0, 2.0, a), select(4.0, 8.0, c), b);
+    let parts = select(few, select(select(16.0, 32.0, e), 64.0, f), d) * select(1.0, 2.0, unsigned);
+    let among = min((r * over + 0.8888889) * parts, parts + parts - 0.5);
     let one = r >= select(0.9964844, 0.9982422, unsigned);
     let none = r < select(2.75e-7, 1.625e-7, unsigned);
     let least = select(1.0, 2.0, guarded & (x_bits > ZERO));

@@ -2,7 +2,8 @@
 //!
 //! The CPU path decides here; on the GPU `shaders/chain/control.wgsl` does, by the same lines.
 
-use super::{Chain, Clip, Norm, Over};
+use super::{Chain, Clip, Norm, Over, Scaler};
+use crate::Error;
 use crate::wgsl::{Real, select};
 
 /// What is known of the gradients that are clipped together.
@@ -73,6 +74,40 @@ impl Control {
         Self { scale, growth_tracker: 0, skipped: 0 }
     }
 
+    /// Refuses what no chain of these settings can have come to.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] for a scale that is not finite or not above 0, and for a growth tracker that is not below the
+    /// scaler's `growth_interval`; without a scaler, for any scale but 1 and any tracker but 0.
+    pub fn check(&self, chain: &Chain) -> Result<(), Error> {
+        let refuse = |setting, found: String, expected: String| {
+            Err(Error::Setting { rule: super::NAME, setting, found, expected })
+        };
+        let (scale, tracker) = (self.scale, self.growth_tracker);
+        let Some(Scaler { growth_interval, .. }) = chain.scaler else {
+            return match (scale == 1.0, tracker) {
+                (true, 0) => Ok(()),
+                (false, _) => refuse("scaler.scale", scale.to_string(), "1, since there is no scaler".into()),
+                _ => refuse("scaler.growth_tracker", tracker.to_string(), "0, since there is no scaler".into()),
+            };
+        };
+        if !(scale.is_finite() && scale > 0.0) {
+            return refuse("scaler.scale", scale.to_string(), "a finite number > 0".into());
+        }
+        if tracker >= growth_interval {
+            let expected = format!("scaler.growth_tracker < scaler.growth_interval, which is {growth_interval}");
+            return refuse("scaler.growth_tracker", tracker.to_string(), expected);
+        }
+        Ok(())
+    }
+
+    /// The same under another interval: where it became shorter than the tracker has come, the next clean step is the one
+    /// that grows, as it was before.
+    pub fn within(self, chain: &Chain) -> Self {
+        let last = chain.scaler.as_ref().map_or(u32::MAX, |scaler| scaler.growth_interval.saturating_sub(1));
+        Self { growth_tracker: self.growth_tracker.min(last), ..self }
+    }
+
     /// Decides a step from the measures of its scopes, and remembers it.
     pub fn decide(&mut self, chain: &Chain, measures: &[Measure]) -> Verdict {
         let found = measures.iter().any(|measure| measure.nonfinite > 0);
@@ -119,7 +154,6 @@ fn factor<T: Real>(norm: T, eps: T, max_norm: T) -> T {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Scaler;
     use super::*;
 
     #[test]

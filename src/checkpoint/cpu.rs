@@ -87,6 +87,7 @@ impl<R: Rule> Optimizer<R, f32> {
         }
         let fitted = fit(checkpoint, &self.roster, &request)?;
         let settled = fitted.settled(&self.roster)?;
+        fitted.control.iter().try_for_each(|control| control.check(settled.chain()))?;
         for step in &fitted.moves {
             let to = match step.plane {
                 Plane::Slot(plane) => {
@@ -102,7 +103,7 @@ impl<R: Rule> Optimizer<R, f32> {
         }
         self.roster = settled;
         if let Some(control) = fitted.control {
-            self.set_control(control);
+            self.set_control(control)?;
         }
         Ok(fitted.report)
     }

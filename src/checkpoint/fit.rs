@@ -133,7 +133,8 @@ impl<R: Rule> Fit<'_, R> {
         match (theirs.control, ours.scaler.is_some()) {
             (Some(control), true) => {
                 self.count("the steps that were skipped", control.skipped);
-                self.fitted.control = Some(control);
+                // What the file's interval had room for, ours may not have.
+                self.fitted.control = Some(control.within(self.fitted.chain.as_ref().unwrap_or(ours)));
                 self.fitted.report.loaded.push(key());
             }
             (Some(_), false) => self.fitted.report.ignored.push(key()),

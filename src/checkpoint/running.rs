@@ -64,7 +64,10 @@ impl Running {
         }
         match histories.into_keys().next() {
             Some(name) => Err(format!("no group has {name:?}, which is in {HISTORIES:?}")),
-            None => Ok(Self { chain, recorded, control: Some(control(archive)?) }),
+            None => {
+                let control = control(archive, &chain)?;
+                Ok(Self { chain, recorded, control: Some(control) })
+            }
         }
     }
 }
@@ -84,13 +87,15 @@ fn chain(archive: &Archive) -> Result<Chain, String> {
     }
 }
 
-fn control(archive: &Archive) -> Result<Control, String> {
+fn control(archive: &Archive, chain: &Chain) -> Result<Control, String> {
     let Memory { scale, growth_tracker, skipped } = json(archive, SCALER)?;
     let exact = scale as f32;
-    if !exact.is_finite() || scale.is_sign_negative() || f64::from(exact) != scale {
-        return Err(format!("{SCALER:?} of the metadata: the scale is {scale}, expected a finite f32 >= 0"));
+    if !exact.is_finite() || exact <= 0.0 || f64::from(exact) != scale {
+        return Err(format!("{SCALER:?} of the metadata: the scale is {scale}, expected a finite f32 > 0"));
     }
-    Ok(Control { scale: exact, growth_tracker, skipped })
+    let control = Control { scale: exact, growth_tracker, skipped };
+    control.check(chain).map_err(|error| format!("{SCALER:?} of the metadata: {error}"))?;
+    Ok(control)
 }
 
 /// The pairs of the metadata.
@@ -101,8 +106,8 @@ pub(super) fn metadata<R: Rule>(roster: &Roster<R>, control: &Control) -> Result
     let mut pairs = vec![(CHAIN, json!(roster.chain()).to_string()), (RECORDED, roster.recorded().to_string())];
     if roster.chain().scaler.is_some() {
         let &Control { scale, growth_tracker, skipped } = control;
-        if !scale.is_finite() || scale.is_sign_negative() {
-            return Err(format!("the scale {scale}: it is to be finite and >= 0"));
+        if !(scale.is_finite() && scale > 0.0) {
+            return Err(format!("the scale {scale}: it is to be finite and > 0"));
         }
         pairs.push((SCALER, json!(Memory { scale: scale.into(), growth_tracker, skipped }).to_string()));
         pairs.push((HISTORIES, by_name(roster.members(), &roster.histories())));

@@ -2,7 +2,7 @@
 
 use super::slice::{Slice, SliceMut};
 use super::stretch::{Streams, Stretch};
-use super::{Next, Optimizer, array_of, step, step_gated};
+use super::{Listed, Next, Optimizer, array_of, step, step_gated};
 use crate::Error;
 use crate::chain::ACCUMULATED;
 use crate::format::{Formats, Rounding, Storage, noise};
@@ -38,11 +38,12 @@ impl<R: Rule, T: Real> Optimizer<R, T> {
     /// anything has changed.
     pub fn step_slices(&mut self, params: &mut [SliceMut<'_, T>], grads: &[Slice<'_, T>]) -> Result<(), Error> {
         self.check_slices(params, grads)?;
-        let decided = self.decide(|own, norm| {
+        let decided = self.decide(&Listed::default(), |own, norm| {
             own.measures(norm, |tensor, sums| {
                 if sums.is_empty() { grads[tensor] } else { Slice::Full(sums) }.measure(norm)
             })
         });
+        self.update = None;
         let Some(Next { hypers, gates, on }) = decided? else { return Ok(()) };
         let streams = self.streams();
         for (tensor, (params, arrays)) in params.iter_mut().zip(self.state.arrays()).enumerate() {
@@ -131,7 +132,11 @@ impl<R: Rule, T: Real> Optimizer<R, T> {
     pub(crate) fn check_slices(&self, params: &[SliceMut<'_, T>], grads: &[Slice<'_, T>]) -> Result<(), Error> {
         self.check_lengths("parameters", params.iter().map(|params| params.as_slice().len()))?;
         self.check_formats("parameters", params.iter().map(|params| params.as_slice().format()))?;
-        if self.chain().accumulate && grads.is_empty() { Ok(()) } else { self.check_grads(grads) }
+        match (self.chain().accumulate, grads.len() as u64) {
+            (false, _) => self.check_grads(grads),
+            (true, 0) => Ok(()),
+            (true, found) => Err(Error::Accumulated { found }),
+        }
     }
 
     fn check_grads(&self, grads: &[Slice<'_, T>]) -> Result<(), Error> {

@@ -13,7 +13,7 @@ use crate::wgsl::{Real, U32};
 /// Elements of a block of 8 bits.
 const BLOCK: usize = blocks::BLOCK as usize;
 
-/// Numbers to be read. `From` makes one of a slice of `f32`, [`f16`] or [`bf16`].
+/// Numbers to be read. `From` makes one of a slice of `f32`, `half::f16` or `half::bf16`.
 #[derive(Clone, Copy, Debug)]
 pub enum Slice<'a, T = f32> {
     /// As they are computed with: the format `f32`; the oracle's are `f64`.
@@ -283,10 +283,12 @@ fn narrow<T: Real>(half: Half, values: &[T], codes: &mut [u16], chance: Option<C
             codes.iter_mut().zip(values).for_each(|(code, x)| *code = half.narrow(single(*x), Rounding::Nearest, 0))
         }
         Some(Chance { stream, first }) => {
-            let first = first as u32;
-            for (i, (code, x)) in (0u32..).zip(codes.iter_mut().zip(values)) {
-                let noise = noise(stream, U32(first.wrapping_add(i)));
-                *code = half.narrow(single(*x), Rounding::Stochastic, noise.0);
+            // Indexed: the form that becomes lanes.
+            let n = codes.len();
+            let (values, first) = (&values[..n], first as u32);
+            for i in 0..n {
+                let noise = noise(stream, U32(first.wrapping_add(i as u32)));
+                codes[i] = half.narrow(single(values[i]), Rounding::Stochastic, noise.0);
             }
         }
     }

@@ -1,10 +1,11 @@
 //! Numbers of 8 bits, by blocks of 256 elements with one scale each, the largest magnitude among them.
 //!
-//! The code of `x / scale` is that of the nearest entry of the dynamic map of bitsandbytes (`create_dynamic_map`; torchao has the same):
-//! the magnitudes of a decade are the middles of equal parts of it, and each decade has twice as many parts as the one
-//! below. Code 0 of an unsigned map, and code 127 of a signed one, is exactly 0; the last is the scale, and a signed map
-//! has no `-scale`. Entries are numbered from the bottom: the `k`th magnitude lies in the decade that is the place of the
-//! leading bit of `k`, and the bits below say where, so that no table is looked up: to within 2 ULP of the published map.
+//! The code of `x / scale` is that of the nearest entry of the dynamic map of bitsandbytes (`create_dynamic_map`; torchao
+//! has the same): the magnitudes of a decade are the middles of equal parts of it, and each decade has twice as many parts
+//! as the one below. Code 0 of an unsigned map, and code 127 of a signed one, is exactly 0; the last is the scale, and a
+//! signed map has no `-scale`. Entries are numbered from the bottom: the `k`th magnitude lies in the decade that is the
+//! place of the leading bit of `k`, and the bits below say where, so that no table is looked up. That is the published
+//! map to within 2 ULP, and where two entries are equally near to within 1e-4 of their distance, either may be taken.
 //! The texts between marks stand in `shaders/format/blocks.wgsl`, too.
 //!
 //! A block whose scale is not finite is that scale throughout, whatever its codes. One whose scale is not a normal number
@@ -48,8 +49,10 @@ impl Map {
     }
 }
 
-/// The code of a number, none of whose block is larger than `scale`. Where a decade ends is half way between its last entry and
-/// the first of the next.
+/// The code of a number, none of whose block is larger than `scale`.
+///
+/// A decade ends half way between its last entry and the first of the next. In it, an entry's number is
+/// `parts * (1 + (r / top - 0.1) / 0.9)`, rounded down.
 #[inline(always)]
 pub fn encode_q8(x: f32, scale: f32, unsigned: bool, guarded: bool) -> U32 {
     const ZERO: U32 = U32(0);
@@ -66,10 +69,11 @@ pub fn encode_q8(x: f32, scale: f32, unsigned: bool, guarded: bool) -> U32 {
     let d = r >= select(1.1125e-3, 1.05625e-3, unsigned);
     let e = r >= select(1.05625e-2, 1.028125e-2, unsigned);
     let f = r >= select(1.028125e-1, 1.0140625e-1, unsigned);
-    let over = select(select(select(1e6, 1e5, a), select(1e4, 1e3, c), b), select(select(1e2, 1e1, e), 1.0, f), d);
-    let half = select(select(select(1.0, 2.0, a), select(4.0, 8.0, c), b), select(select(16.0, 32.0, e), 64.0, f), d);
-    let parts = half * select(1.0, 2.0, unsigned);
-    let among = min((r * over + 0.8) * (parts / 0.9), parts + parts - 0.5);
+    let low = select(select(1111111.1, 111111.11, a), select(11111.111, 1111.1111, c), b);
+    let over = select(low, select(select(111.111115, 11.111111, e), 1.1111112, f), d);
+    let few = select(select(1.0, 2.0, a), select(4.0, 8.0, c), b);
+    let parts = select(few, select(select(16.0, 32.0, e), 64.0, f), d) * select(1.0, 2.0, unsigned);
+    let among = min((r * over + 0.8888889) * parts, parts + parts - 0.5);
     let one = r >= select(0.9964844, 0.9982422, unsigned);
     let none = r < select(2.75e-7, 1.625e-7, unsigned);
     let least = select(1.0, 2.0, guarded & (x_bits > ZERO));
@@ -118,6 +122,7 @@ pub fn encode(map: Map, values: &[f32], codes: &mut [u8]) -> f32 {
 }
 
 /// The codes of a block to its numbers.
+#[inline(always)]
 pub fn decode(map: Map, codes: &[u8], scale: f32, values: &mut [f32]) {
     values.iter_mut().zip(codes).for_each(|(x, code)| *x = map.decode(*code, scale));
 }

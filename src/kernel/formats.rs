@@ -35,19 +35,32 @@ impl Widths {
         }
     }
 
-    /// The file with the entry point of a step.
-    pub fn step(self) -> &'static str {
-        match self {
+    /// The files with the entry point of a step.
+    pub fn step(self, work: Work) -> Vec<&'static str> {
+        const WATCHED: &str = include_str!("../../shaders/chain/watched.wgsl");
+        const STEADY: &str = include_str!("../../shaders/format/steady.wgsl");
+        const WHOLE: &str = include_str!("../../shaders/format/whole.wgsl");
+        if work == Work::Watched {
+            let steady = (!self.begins(work)).then_some(STEADY);
+            let whole = (self.narrowest > 1).then_some(WHOLE);
+            return steady.into_iter().chain(whole).chain([WATCHED]).collect();
+        }
+        vec![match self {
             Self { narrowest: 1, .. } => include_str!("../../shaders/format/block_step.wgsl"),
             Self { chance: true, .. } => include_str!("../../shaders/format/step.wgsl"),
             _ => include_str!("../../shaders/step.wgsl"),
-        }
+        }]
+    }
+
+    /// Whether its files say how a lane begins.
+    fn begins(self, work: Work) -> bool {
+        self.chance || self.halves(work)
     }
 
     /// The files of lanes, of what they read and write, and of how that is rounded.
     pub fn files(self, work: Work, lanes: Lanes) -> Vec<&'static str> {
         let mut files = vec![of_lanes!(lanes, "lanes.wgsl")];
-        if work.steps() {
+        if work.reads_params() {
             files.extend(self.params(lanes));
         }
         files.push(match self.grads_halved {
@@ -98,7 +111,7 @@ impl Widths {
 
     /// Whether there is anything of 16 bits, or might be.
     fn halves(self, work: Work) -> bool {
-        self.grads_halved || self.narrowest < 4 || (self.params_halved && work.steps())
+        self.grads_halved || self.narrowest < 4 || (self.params_halved && work.reads_params())
     }
 
     /// Vectors of a workgroup in a launch's table.
@@ -113,7 +126,7 @@ pub(super) fn overrides(work: Work, stored: &Stored) -> Vec<(String, f64)> {
     let mut set = |name: &str, value: f64| all.push((name.to_string(), value));
     let flag = |on: bool| f64::from(u8::from(on));
     let widths = Widths::of(stored);
-    if widths.params_halved && work.steps() {
+    if widths.params_halved && work.reads_params() {
         let place = |slot: &str| stored.planes.iter().zip(stored.places()).find(|(plane, _)| plane.slot == slot);
         let place = |slot: &str| place(slot).map_or(0.0, |(_, place)| place as f64);
         set("PARAMS_F16", flag(stored.params == Format::F16));

@@ -157,16 +157,22 @@ impl<R: Rule> Optimizer<R> {
         let words: Vec<u32> = bytemuck::pod_collect_to_vec(&bytes);
         let word = |i: usize| words.get(i).copied().unwrap_or_default();
         let (scale, growth_tracker, skipped) = (f32::from_bits(word(0)), word(1), word(2).into());
-        Ok(control::Control { scale, growth_tracker, skipped })
+        // The interval may have become shorter since the device counted.
+        Ok(control::Control { scale, growth_tracker, skipped }.within(self.chain()))
     }
 
     /// Puts the scaler's memory back, ahead of all that is submitted after this call.
-    pub fn write_control(&self, queue: &wgpu::Queue, control: &control::Control) {
+    ///
+    /// # Errors
+    /// As [`Control::check`](control::Control::check); nothing is written then.
+    pub fn write_control(&self, queue: &wgpu::Queue, control: &control::Control) -> Result<(), Error> {
+        control.check(self.chain())?;
         if let Some(decided) = &self.decided {
             let skipped = control.skipped.try_into().unwrap_or(u32::MAX);
             let words = [control.scale.to_bits(), control.growth_tracker, skipped];
             queue.write_buffer(&decided.memory.scaler, 0, bytemuck::cast_slice(&words));
         }
+        Ok(())
     }
 
     /// [`read_steps`](Self::read_steps) for native targets.

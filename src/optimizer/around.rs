@@ -8,6 +8,8 @@ use crate::record::{Step, bind_words};
 use crate::rule::Rule;
 use crate::schedule::Schedule;
 use crate::telemetry::{Ring, Telemetry};
+use crate::updates::Updates;
+use crate::watch::Watch;
 
 impl<R: Rule> Optimizer<R> {
     /// The chain around each update.
@@ -38,28 +40,43 @@ impl<R: Rule> Optimizer<R> {
         Ok(())
     }
 
-    /// From now on, has what became of each step that is recorded into an encoder read back when it is done: at most
-    /// `depth` readings are under way at once, and a step that finds none free is not told of. Nothing ever waits. Cost: a
-    /// copy of 32 bytes a step.
+    /// From now on, has what became of each step that is recorded into an encoder read back when it is done. Nothing ever
+    /// waits: a step that finds no reading free is not told of. What was watched before, and has not been asked for, is let
+    /// go; `watch(device, 0)` ends it.
+    ///
+    /// Cost: a copy of 48 bytes a step; for updates see [`Watch::updates`]. Steps of [`record_in`](Self::record_in) are not
+    /// watched, and cost nothing.
     ///
     /// # Errors
-    /// [`Error::Refused`] where nothing is decided on the device, so that there is nothing to tell; [`Error::OutOfMemory`].
-    pub fn watch(&mut self, device: &wgpu::Device, depth: usize) -> Result<(), Error> {
+    /// [`Error::Refused`] where neither updates are watched nor anything is decided on the device, so that there is nothing to
+    /// tell; [`Error::Limits`] where the device grants fewer bindings than updates need; [`Error::OutOfMemory`]. What was
+    /// watched before still is then.
+    pub fn watch(&mut self, device: &wgpu::Device, watch: impl Into<Watch>) -> Result<(), Error> {
         self.kernels.check_device(device)?;
-        let Some(decided) = &mut self.decided else {
+        let Watch { depth, updates } = watch.into();
+        if depth > 0 && !updates && self.decided.is_none() {
             return Err(Error::Refused {
                 doing: "telemetry".into(),
-                message: "the chain has no clip by norm and no scaler, so nothing is measured".into(),
+                message:
+                    "the chain has no clip by norm and no scaler, so nothing is measured; watch updates, or set one"
+                        .into(),
             });
-        };
-        decided.ring = Ring::new(device, depth)?;
+        }
+        let updates = depth > 0 && updates;
+        if updates {
+            self.kernels.watching()?;
+        }
+        self.ring = Ring::new(device, depth)?;
+        self.updates = updates.then(Updates::new);
         Ok(())
     }
 
     /// What has become of steps since it was last asked, oldest first. Readings come when the device is polled, as a
-    /// submit does.
+    /// submit does. With feature `tracing`, each is also an event of target `wgpu_optim` with the fields of [`Telemetry`]:
+    /// of level `debug`, or `info` for a step that was skipped, or `warn` for one that was taken although a number in it is
+    /// not finite.
     pub fn telemetry(&mut self) -> Vec<Telemetry> {
-        self.decided.as_mut().map(|decided| decided.ring.take()).unwrap_or_default()
+        self.ring.take()
     }
 
     /// Records the addition of `weight` times the gradients to the sums that the next step takes, of every tensor that

@@ -169,6 +169,7 @@ impl<R: Rule> Optimizer<R> {
         }
         let fitted = fit(checkpoint, &self.roster, request)?;
         let settled = fitted.settled(&self.roster)?;
+        fitted.control.iter().try_for_each(|control| control.check(settled.chain()))?;
         if is_lost(device) {
             return Err(lost("a load").into());
         }
@@ -177,7 +178,7 @@ impl<R: Rule> Optimizer<R> {
         }
         (self.roster, self.classified) = (settled, false);
         if let Some(control) = &fitted.control {
-            self.write_control(queue, control);
+            self.write_control(queue, control)?;
         }
         self.tell_steps(fitted.counts.iter().map(|count| (count.tensor, count.step)));
         Ok(fitted.report)

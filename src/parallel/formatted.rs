@@ -7,7 +7,7 @@ use crate::Error;
 use crate::chain::Norm;
 use crate::chain::control::Measure;
 use crate::chain::gate::{Gate, Switches};
-use crate::cpu::{Next, Optimizer, Slice, SliceMut, Streams, Stretch};
+use crate::cpu::{Listed, Next, Optimizer, Slice, SliceMut, Streams, Stretch};
 use crate::roster::SKIP;
 use crate::rule::Rule;
 
@@ -21,11 +21,12 @@ impl<R: Rule> Optimizer<R, f32> {
     /// As [`step_slices`](Self::step_slices).
     pub fn step_slices_parallel(&mut self, params: &mut [SliceMut<'_>], grads: &[Slice<'_>]) -> Result<(), Error> {
         self.check_slices(params, grads)?;
-        let decided = self.decide(|own, norm| {
+        let decided = self.decide(&Listed::default(), |own, norm| {
             own.measures(norm, |tensor, sums| {
                 measure(norm, if sums.is_empty() { grads[tensor] } else { Slice::Full(sums) })
             })
         });
+        self.update = None;
         let Some(Next { hypers, gates, on }) = decided? else { return Ok(()) };
         let (streams, total) = (self.streams(), params.iter().map(|params| params.as_slice().len()).sum());
         let usual: Vec<bool> = self.groups().iter().map(is_usual).collect();

@@ -34,7 +34,7 @@ pub struct Place {
 }
 
 impl Place {
-    fn piece(&self, piece: &Piece) -> Self {
+    pub(super) fn piece(&self, piece: &Piece) -> Self {
         let start = piece.start * self.element;
         let span = Span { buffer: self.span.buffer, offset: self.span.offset + start, size: piece.len * self.element };
         Self { span, room: self.room - start, ..*self }

@@ -65,8 +65,7 @@ impl Run {
 
     /// The dispatched grid, folded where a row would be too long.
     pub fn grid(&self, limits: &Limits) -> (u32, u32) {
-        let width = self.groups().min(limits.groups).max(1);
-        (width as u32, self.groups().div_ceil(width) as u32)
+        super::folded(self.groups(), limits)
     }
 
     /// The same workgroups in class 0: what is bound for them does not depend on their class.

@@ -4,35 +4,39 @@ use std::collections::HashMap;
 
 use wgpu_optim::format::{Format, Formats, Rounding, StateFormat};
 use wgpu_optim::plan::Limits;
-use wgpu_optim::rule::kept_slots;
 use wgpu_optim::{
-    Adam, Arena, BufferRange, Error, Group, MemoryPlan, Optimizer, RmsProp, Rule, memory_plan, memory_plan_with, wgpu,
+    Adam, Arena, BufferRange, Chain, Clip, Ema, Error, Group, Kernels, MemoryPlan, Optimizer, RmsProp, Rule, Scaler, Watch,
+    memory_plan, memory_plan_with, wgpu,
 };
 
 use crate::stand::noop;
+use crate::support::{Gpu, gpu_with};
 
 /// Builds what was planned on a device of these limits, and holds the plan to it.
-fn hold<R: Rule>(groups: &[(R, Vec<(&str, u64)>)], limits: wgpu::Limits) -> MemoryPlan {
+fn hold<R: Rule>(groups: &[(R, Vec<(&str, u64)>)], chain: &Chain, limits: wgpu::Limits) -> MemoryPlan {
     let gpu = noop(limits);
-    let plan = memory_plan(groups, &Limits::from(&gpu.device.limits())).unwrap();
+    let plan = memory_plan(groups, chain, 0, &Limits::from(&gpu.device.limits())).unwrap();
     let named: Vec<(&str, u64)> = groups.iter().flat_map(|(_, tensors)| tensors.clone()).collect();
     let arena = Arena::new(&gpu.device, named.iter().copied()).unwrap();
     let pages: Vec<(u64, u64)> = arena.pages().iter().map(|(params, grads)| (params.size(), grads.size())).collect();
     assert_eq!(pages, plan.arena.iter().map(|&page| (page, page)).collect::<Vec<_>>());
-    let mut lent = arena.tensors().into_iter();
-    let own = groups.iter().map(|(settings, tensors)| Group::new(settings.clone(), lent.by_ref().take(tensors.len())));
-    let own: Vec<_> = own.collect();
-    let optimizer = Optimizer::with_groups(&gpu.device, own).unwrap();
+    let optimizer = build(&gpu, groups, chain, &arena);
     assert_eq!(optimizer.dispatches(), plan.dispatches.len());
-    hold_state(&optimizer, groups, &plan);
+    hold_state(&optimizer, &plan);
     plan
 }
 
-fn hold_state<R: Rule>(optimizer: &Optimizer<R>, groups: &[(R, Vec<(&str, u64)>)], plan: &MemoryPlan) {
+fn build<R: Rule>(gpu: &Gpu, groups: &[(R, Vec<(&str, u64)>)], chain: &Chain, arena: &Arena) -> Optimizer<R> {
+    let mut lent = arena.tensors().into_iter();
+    let own = groups.iter().map(|(settings, tensors)| Group::new(settings.clone(), lent.by_ref().take(tensors.len())));
+    let own: Vec<_> = own.collect();
+    Optimizer::with_chain(&gpu.device, &Kernels::new(&gpu.device).unwrap(), chain.clone(), own).unwrap()
+}
+
+fn hold_state<R: Rule>(optimizer: &Optimizer<R>, plan: &MemoryPlan) {
     let mut pages: HashMap<wgpu::Buffer, u64> = HashMap::new();
-    let settings = groups.iter().flat_map(|(settings, tensors)| tensors.iter().map(move |_| settings));
-    for (tensor, settings) in plan.tensors.iter().zip(settings) {
-        let slots: Vec<&str> = kept_slots(settings).into_iter().map(|slot| R::SLOTS[slot]).collect();
+    for tensor in &plan.tensors {
+        let slots = optimizer.slots(&tensor.name).unwrap();
         assert_eq!(tensor.slots.iter().map(|(slot, _)| *slot).collect::<Vec<_>>(), slots);
         for &(slot, size) in &tensor.slots {
             let ranges = optimizer.state_ranges(&tensor.name, slot).unwrap();
@@ -71,7 +75,7 @@ fn what_is_planned_in_every_format_is_what_is_taken() {
         let tensors = |group: usize| names[group].iter().map(String::as_str).zip(lens).collect::<Vec<(&str, u64)>>();
         let planned: Vec<_> =
             formats().into_iter().enumerate().map(|(i, formats)| (Adam::PYTORCH, formats, tensors(i))).collect();
-        let plan = memory_plan_with(&planned, &Limits::from(&gpu.device.limits())).unwrap();
+        let plan = memory_plan_with(&planned, &Chain::default(), 0, &Limits::from(&gpu.device.limits())).unwrap();
         // One arena for each pair, in the order of the plan.
         let (mut pages, mut lent) = (Vec::new(), HashMap::new());
         for own in [&[0, 1][..], &[2, 4], &[3]] {
@@ -108,12 +112,82 @@ fn what_is_planned_in_every_format_is_what_is_taken() {
     }
 }
 
+/// Bytes that the driver has given to buffers of this label, and how many buffers there are. wgpu tells it of Vulkan and DX12.
+fn given(gpu: &Gpu, label: &str) -> Option<(u64, u64)> {
+    let report = gpu.device.generate_allocator_report()?;
+    let own = report.allocations.iter().filter(|allocation| allocation.name == label);
+    Some(own.fold((0, 0), |(bytes, buffers), allocation| (bytes + allocation.size, buffers + 1)))
+}
+
+/// Holds each buffer around a step to what the driver says of its label: the bytes planned, and what it rounds each up by.
+fn hold_around<R: Rule>(gpu: &Gpu, groups: &[(R, Vec<(&str, u64)>)], chain: &Chain, watch: Watch) {
+    let plan = memory_plan(groups, chain, watch, &Limits::from(&gpu.device.limits())).unwrap();
+    let named: Vec<(&str, u64)> = groups.iter().flat_map(|(_, tensors)| tensors.clone()).collect();
+    let arena = Arena::new(&gpu.device, named).unwrap();
+    let mut optimizer = build(gpu, groups, chain, &arena);
+    if watch.depth > 0 {
+        optimizer.watch(&gpu.device, watch).unwrap();
+    }
+    let mut encoder = gpu.device.create_command_encoder(&Default::default());
+    optimizer.record(&gpu.device, &mut encoder).unwrap();
+    let fresh = if plan.decision.is_empty() { "scalars" } else { "orders" };
+    let tables: u64 = plan.watched.iter().filter(|(name, _)| *name == "tables of updates").map(|(_, size)| size).sum();
+    let around = plan.decision.iter().chain(&plan.watched).filter(|(name, _)| *name != "tables of updates");
+    for (name, planned) in around.copied().chain([(fresh, plan.scalars)]) {
+        let Some((bytes, buffers)) = given(gpu, &format!("wgpu-optim {name}")) else {
+            return eprintln!("SKIPPED: this backend tells nothing of its memory");
+        };
+        let rounded = planned + buffers * ROUNDED;
+        assert!((planned..rounded).contains(&bytes) && buffers > 0, "{name}: {bytes} bytes for {planned}; {chain:?}");
+    }
+    let [(tabled, some), (run, more)] = ["tables", "runs"].map(|of| given(gpu, &format!("wgpu-optim {of}")).unwrap());
+    // Of each buffer of tables the last is not padded.
+    let planned = plan.tables + tables;
+    let range = planned - (some + more) * 256..planned + (some + more) * ROUNDED;
+    assert!(range.contains(&(tabled + run)), "{} bytes of tables for {planned}; {chain:?}", tabled + run);
+    drop(encoder);
+}
+
+/// More than a driver rounds a buffer up by.
+const ROUNDED: u64 = 256;
+
 fn small() -> wgpu::Limits {
     wgpu::Limits {
         max_storage_buffer_binding_size: 1 << 20,
         max_buffer_size: 4 << 20,
         max_compute_workgroups_per_dimension: 7,
         ..wgpu::Limits::default()
+    }
+}
+
+fn chains() -> [Chain; 4] {
+    let ema = Some(Ema::KERAS);
+    [
+        Chain { ema: ema.clone(), accumulate: true, ..Chain::default() },
+        Chain { clip: Some(Clip::tensor_norm(1.0)), ema, ..Chain::default() },
+        Chain { clip: Some(Clip::group_norm(1.0)), scaler: Some(Scaler::PYTORCH), ..Chain::default() },
+        Chain { scaler: Some(Scaler::PYTORCH), clip: Some(Clip::value(1.0)), accumulate: true, ..Chain::default() },
+    ]
+}
+
+/// Every buffer around a step, by the driver's own account.
+#[test]
+fn what_is_around_a_step_takes_the_bytes_of_the_plan() {
+    let watches = [Watch::from(0), Watch::from(3), Watch { depth: 5, updates: true }];
+    for (chain, watch) in chains().into_iter().flat_map(|chain| watches.map(|watch| (chain.clone(), watch))) {
+        // A device of its own: nothing else has these labels there.
+        let Some(gpu) = gpu_with(|_| small()) else { return };
+        let many: Vec<String> = (0..70).map(|i| format!("t{i}")).collect();
+        let many: Vec<(&str, u64)> = many.iter().zip(1..).map(|(name, len)| (name.as_str(), 100 * len + 3)).collect();
+        let groups = [
+            (Adam::PYTORCH, vec![("a", 100_003), ("c", 500_000)]),
+            (Adam { amsgrad: true, ..Adam::PYTORCH }, vec![("d", 7), ("e", 70_000)]),
+            (Adam { lr: 0.1, ..Adam::PYTORCH }, many),
+        ];
+        let decides = chain.scaler.is_some() || chain.clip.is_some();
+        if decides || watch.updates || watch.depth == 0 {
+            hold_around(&gpu, &groups, &chain, watch);
+        }
     }
 }
 
@@ -125,10 +199,14 @@ fn pages_windows_and_dispatches_are_those_of_the_plan() {
             (Adam { amsgrad: true, ..Adam::PYTORCH }, vec![("d", 7), ("e", 70_000)]),
             (Adam { lr: 0.1, ..Adam::PYTORCH }, vec![("f", 999)]),
         ];
-        let plan = hold(&adam, limits.clone());
+        let plan = hold(&adam, &Chain::default(), limits.clone());
         assert!(plan.total() > 2 * 4 * 671_010);
         let rmsprop = [(RmsProp { momentum: 0.9, centered: true, ..RmsProp::KERAS }, vec![("a", 100_003), ("b", 3)])];
-        hold(&rmsprop, limits);
+        hold(&rmsprop, &Chain::default(), limits.clone());
+        for chain in chains() {
+            hold(&adam, &chain, limits.clone());
+            hold(&rmsprop, &chain, limits.clone());
+        }
     }
 }
 
@@ -136,7 +214,7 @@ fn pages_windows_and_dispatches_are_those_of_the_plan() {
 fn a_model_that_no_machine_holds_is_planned() {
     let tensors: Vec<String> = (0..100).map(|i| format!("{i}")).collect();
     let named = tensors.iter().map(|name| (name.as_str(), 64 << 20)).collect();
-    let plan = memory_plan(&[(Adam::PYTORCH, named)], &Limits::DEFAULT).unwrap();
+    let plan = memory_plan(&[(Adam::PYTORCH, named)], &Chain::default(), 0, &Limits::DEFAULT).unwrap();
     let elements = 100 * (64 << 20) as u64;
     assert_eq!(plan.arena.iter().sum::<u64>(), 4 * elements);
     let state = plan.state.iter().sum::<u64>();
@@ -148,7 +226,7 @@ fn a_model_that_no_machine_holds_is_planned() {
 #[test]
 fn a_plan_refuses_what_building_would_refuse() {
     let plan = |settings: Adam, tensors: &[(&str, u64)]| {
-        memory_plan(&[(settings, tensors.to_vec())], &Limits::DEFAULT).unwrap_err()
+        memory_plan(&[(settings, tensors.to_vec())], &Chain::default(), 0, &Limits::DEFAULT).unwrap_err()
     };
     let empty = plan(Adam::PYTORCH, &[("a", 0)]);
     assert_eq!(empty, Error::Empty { what: "tensor", name: "a".into() });

@@ -489,7 +489,9 @@ fn tensors_of_any_length_in_an_arena_are_one_stretch() {
         let lens = (0..1000).map(|i| (i * 37) % 5000 + 1);
         let tensors: Vec<(String, u64)> = lens.map(|len| (format!("of {len}"), len)).collect();
         let tensors: Vec<(&str, u64)> = tensors.iter().map(|(name, len)| (name.as_str(), *len)).collect();
-        let plan = wgpu_optim::memory_plan(&[(wgpu_optim::Adam::PYTORCH, tensors)], &limits).unwrap();
+        let plan =
+            wgpu_optim::memory_plan(&[(wgpu_optim::Adam::PYTORCH, tensors)], &wgpu_optim::Chain::default(), 0, &limits)
+                .unwrap();
         let [(0, run)] = plan.dispatches[..] else { panic!("{} dispatches", plan.dispatches.len()) };
         assert!(run.stretch.is_some(), "{run:?} reads a table");
     }

@@ -141,3 +141,24 @@ fn the_device_takes_sums_from_where_each_group_keeps_them() {
     }
     assert_eq!(bench.scaler(), (512.0, 2, 1));
 }
+
+/// What a step of sums is given besides would be lost without a word.
+#[test]
+fn gradients_given_to_a_step_of_sums_are_refused() {
+    let chain = Chain { accumulate: true, ..Chain::default() };
+    let mut twin = cpu::Optimizer::<Adam, f32>::with_chain(chain).unwrap();
+    twin.add_group(Adam::PYTORCH, [("w", 2), ("b", 1)]).unwrap();
+    let (mut w, mut b) = ([1.0, 2.0], [3.0]);
+    let refused = |error: Error| {
+        let told = "2 gradients were given to a step that takes what was accumulated; give them to `accumulate`, and \
+                    the step none";
+        assert_eq!((error.to_string().as_str(), &error), (told, &Error::Accumulated { found: 2 }));
+    };
+    refused(twin.step(&mut [&mut w, &mut b], &[&[0.5, 0.5], &[0.5]]).unwrap_err());
+    #[cfg(feature = "parallel")]
+    refused(twin.step_parallel(&mut [&mut w, &mut b], &[&[0.5, 0.5], &[0.5]]).unwrap_err());
+    assert_eq!((w, b, twin.step_of("w").unwrap()), ([1.0, 2.0], [3.0], 0));
+    twin.accumulate(&[&[0.5, 0.5], &[0.5]], 1.0).unwrap();
+    twin.step(&mut [&mut w, &mut b], &[]).unwrap();
+    assert!(w[0] < 1.0 && b[0] < 3.0);
+}

@@ -18,4 +18,5 @@ mod skip;
 #[cfg(feature = "parallel")]
 mod threads;
 mod twins;
+mod watched;
 mod zeroed;

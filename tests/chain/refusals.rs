@@ -1,5 +1,6 @@
 //! What a chain refuses, by its message, and what it takes although there is nothing to do.
 
+use wgpu_optim::chain::control::Control;
 use wgpu_optim::{
     Adam, Chain, Clamp, Clip, ClipForm, Ema, Error, Group, Kernels, Norm, Optimizer, Over, Scaler, cpu, wgpu,
 };
@@ -136,7 +137,7 @@ fn under_a_scaler_a_clip_may_change_its_kind() {
     assert!(bench.world() == expected.world());
 }
 
-fn noop(limits: wgpu::Limits) -> Gpu {
+pub fn noop(limits: wgpu::Limits) -> Gpu {
     let instance = wgpu::Instance::new(wgpu::InstanceDescriptor {
         backends: wgpu::Backends::NOOP,
         backend_options: wgpu::BackendOptions { noop: wgpu::NoopBackendOptions::enabled(), ..Default::default() },
@@ -212,4 +213,75 @@ fn where_all_are_frozen_there_is_no_step_and_the_scale_stays() {
     bench.optimizer.step_blocking(&gpu.device, &gpu.queue).unwrap();
     assert!(bench.world() == before);
     assert_eq!(bench.scaler(), (1024.0, 0, 0));
+}
+
+/// Memories of a scaler of interval 3 that it cannot have come to, with what is told of them.
+const NEVER: [(f32, u32, &str); 6] = [
+    (f32::NAN, 0, "scaler.scale is NaN, expected a finite number > 0"),
+    (f32::INFINITY, 0, "scaler.scale is inf, expected a finite number > 0"),
+    (0.0, 0, "scaler.scale is 0, expected a finite number > 0"),
+    (-8.0, 0, "scaler.scale is -8, expected a finite number > 0"),
+    (8.0, 3, "scaler.growth_tracker is 3, expected scaler.growth_tracker < scaler.growth_interval, which is 3"),
+    (8.0, u32::MAX, "scaler.growth_tracker is 4294967295, expected scaler.growth_tracker < "),
+];
+
+#[test]
+fn a_memory_that_no_scaler_came_to_is_refused_and_the_old_one_stays() {
+    let chain = Chain { scaler: Some(Scaler { growth_interval: 3, ..scaler() }), ..Chain::default() };
+    let gpu = support::gpu();
+    let bench = gpu.as_ref().map(|gpu| Bench::new(gpu, &chain, &[Adam::PYTORCH, Adam::PYTORCH], &SPECS));
+    let mut twin = cpu::Optimizer::<Adam, f32>::with_chain(chain).unwrap();
+    for (scale, growth_tracker, told) in NEVER {
+        let control = Control { scale, growth_tracker, skipped: 0 };
+        let error = twin.set_control(control).unwrap_err();
+        assert!(error.to_string().starts_with(&format!("chain: {told}")), "{error}");
+        assert_eq!(twin.control().scale, 1024.0);
+        if let Some(bench) = &bench {
+            assert_eq!(
+                bench.optimizer.write_control(&bench.gpu.queue, &control).unwrap_err().to_string(),
+                error.to_string()
+            );
+            assert_eq!(bench.scaler(), (1024.0, 0, 0));
+        }
+    }
+    let taken = Control { scale: 8.0, growth_tracker: 2, skipped: 5 };
+    twin.set_control(taken).unwrap();
+    assert_eq!(*twin.control(), taken);
+    if let Some(bench) = &bench {
+        bench.optimizer.write_control(&bench.gpu.queue, &taken).unwrap();
+        assert_eq!(bench.scaler(), (8.0, 2, 5));
+    }
+}
+
+#[test]
+fn without_a_scaler_there_is_no_memory_to_put_back() {
+    let mut twin = cpu::Optimizer::<Adam, f32>::with_chain(Chain::default()).unwrap();
+    let error = twin.set_control(Control { scale: 8.0, growth_tracker: 0, skipped: 0 }).unwrap_err();
+    assert_eq!(error.to_string(), "chain: scaler.scale is 8, expected 1, since there is no scaler");
+    let error = twin.set_control(Control { scale: 1.0, growth_tracker: 4, skipped: 0 }).unwrap_err();
+    assert_eq!(error.to_string(), "chain: scaler.growth_tracker is 4, expected 0, since there is no scaler");
+    twin.set_control(*twin.control()).unwrap();
+}
+
+/// What is told can always be put back, also where the interval became shorter than the tracker had come.
+#[test]
+fn a_shorter_interval_leaves_a_memory_that_can_be_put_back() {
+    let chain = |growth_interval| Chain { scaler: Some(Scaler { growth_interval, ..scaler() }), ..Chain::default() };
+    let mut twin = cpu::Optimizer::<Adam, f32>::with_chain(chain(100)).unwrap();
+    twin.add_group(Adam::PYTORCH, [("w", 1)]).unwrap();
+    (0..5).for_each(|_| twin.step(&mut [&mut [1.0]], &[&[1.0]]).unwrap());
+    twin.retune_chain(chain(3)).unwrap();
+    assert_eq!(twin.control().growth_tracker, 2);
+    twin.set_control(*twin.control()).unwrap();
+    twin.step(&mut [&mut [1.0]], &[&[1.0]]).unwrap();
+    assert_eq!((twin.control().scale, twin.control().growth_tracker), (2048.0, 0));
+    let Some(gpu) = support::gpu() else { return };
+    let mut bench = Bench::new(&gpu, &chain(100), &[Adam::PYTORCH, Adam::PYTORCH], &SPECS);
+    (0..5).for_each(|step| bench.step(&grads(&SPECS, step, 1024.0)));
+    bench.optimizer.retune_chain(chain(3)).unwrap();
+    let control = bench.optimizer.read_control_blocking(&gpu.device, &gpu.queue).unwrap();
+    assert_eq!(control.growth_tracker, 2);
+    bench.optimizer.write_control(&gpu.queue, &control).unwrap();
+    bench.step(&grads(&SPECS, 5, 1024.0));
+    assert_eq!(bench.scaler(), (2048.0, 0, 0));
 }

@@ -58,7 +58,7 @@ const ATTACKS: [(&str, Kind, &str); 96] = [
     ("chain_of_another", Mismatch, "scaler of the chain is on in it and off in the optimizer"),
     ("scaler_missing", Unsound, "the metadata have no \"scaler\", and the chain has a scaler"),
     ("scaler_without_chain", Unsound, "the metadata have a \"scaler\", and the chain has no scaler"),
-    ("scaler_negative", Unsound, "\"scaler\" of the metadata: the scale is -1, expected a finite f32 >= 0"),
+    ("scaler_negative", Unsound, "\"scaler\" of the metadata: the scale is -1, expected a finite f32 > 0"),
     ("scaler_past_f32", Unsound, "\"scaler\" of the metadata: the scale is 1"),
     ("scaler_of_more_than_f32", Unsound, "\"scaler\" of the metadata: the scale is 0.1, expected a finite f32"),
     ("scaler_nan", Unsound, "\"scaler\" of the metadata: expected value"),

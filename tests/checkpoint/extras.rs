@@ -39,6 +39,25 @@ fn sections_come_back_as_they_were() {
     assert_eq!(bits(&back), bits(&some()));
 }
 
+/// Whoever asks which run a file is of has no optimizer yet.
+#[test]
+fn a_file_tells_its_sections_and_its_steps_before_it_is_loaded() {
+    let (_folder, path) = folder();
+    let mut run = small();
+    run.set_step("b", u64::MAX);
+    run.save(&path, false, some()).unwrap();
+    let checkpoint = Checkpoint::open(&path).unwrap();
+    let found = checkpoint.extras().unwrap();
+    assert_eq!(found.values, some().values);
+    let bits = |extras: &Extras| extras.tensors.values().map(|values| crate::run::bits(values)).collect::<Vec<_>>();
+    assert_eq!(
+        (found.tensors.keys().collect::<Vec<_>>(), bits(&found)),
+        (some().tensors.keys().collect(), bits(&some()))
+    );
+    let steps = ["b", "nobody"].map(|name| checkpoint.step_of(name));
+    assert_eq!(steps, [Some(u64::MAX), None]);
+}
+
 #[test]
 fn a_section_that_nobody_asked_for_is_refused_by_name_and_so_is_one_that_is_missing() {
     let (_folder, path) = folder();

@@ -145,6 +145,7 @@ fn explain_tells_the_chain_the_schedule_and_what_the_average_takes() {
             "from step 0 one_cycle(max_lr = 0.1, total_steps = 7, pct_start = 0.3",
             "from step 4 exponential(gamma = 0.5)",
             "28 bytes of ema",
+            "decision    ",
         ] {
             assert!(told.contains(part), "{part}: {told}");
         }
@@ -154,6 +155,7 @@ fn explain_tells_the_chain_the_schedule_and_what_the_average_takes() {
         assert_eq!(told["groups"][0]["schedule"]["then"][0]["at"], 4);
         assert_eq!(told["groups"][1]["schedule"]["kind"], "one_cycle");
         assert_eq!(told["ema"], 28);
+        assert_eq!((&told["plan"]["slots"]["ema"], &told["plan"]["decision"]["scaler"]), (&28.into(), &16.into()));
     }
     for (preset, form) in [("keras", "keras"), ("tf-keras-legacy", "keras"), ("optax", "optax"), ("article", "optax")] {
         desk.text("optim.toml", &format!("rule = \"adam\"\npreset = {preset:?}\nlr = 1\n[clip]\ntensor_norm = 1\n"));

@@ -5,10 +5,13 @@ use std::collections::BTreeSet;
 use naga::valid::{Capabilities, ValidationFlags, Validator};
 use wgpu_optim::format::stored::Stored;
 use wgpu_optim::format::{Format, Plane, Rounding, Storage};
-use wgpu_optim::kernel::{self, Work};
+use wgpu_optim::kernel::{self, Walk, Work};
 use wgpu_optim::plan::Lanes;
 use wgpu_optim::rule::{Rule, Visitor, visit};
 use wgpu_optim::{Chain, Clip, Ema};
+
+/// Whole tensors: rows are listed where all is `f32`.
+const WALK: Walk = Walk::Tensors { places: true };
 
 /// Each choice of files.
 fn compositions<R: Rule>() -> Vec<Stored> {
@@ -32,7 +35,7 @@ impl Visitor for Valid {
     fn rule<R: Rule>(&mut self) {
         let chain =
             Chain { clip: Some(Clip::global_norm(1.0)), ema: Some(Ema::KERAS), accumulate: true, ..Chain::default() };
-        let works = [Work::Step, Work::Gated, Work::Accumulate, Work::Measure];
+        let works = [Work::Step, Work::Gated, Work::Watched, Work::Accumulate, Work::Measure];
         for stored in compositions::<R>() {
             for (work, lanes) in
                 works.into_iter().flat_map(|work| [Lanes::Quads, Lanes::Words].map(|lanes| (work, lanes)))
@@ -40,7 +43,7 @@ impl Visitor for Valid {
                 if work == Work::Step && stored.has_chance() {
                     continue;
                 }
-                let text = kernel::text_of::<R>(work, lanes, &stored);
+                let text = kernel::text_of::<R>(work, lanes, WALK, &stored);
                 let what = format!("{} {work:?} {lanes:?} {stored:?}", R::NAME);
                 let module = naga::front::wgsl::parse_str(&text)
                     .unwrap_or_else(|error| panic!("{what}: {}", error.emit_to_string(&text)));
@@ -62,7 +65,7 @@ fn check_overrides<R: Rule>(work: Work, chain: &Chain, stored: &Stored, module: 
         let mut planes: Vec<Plane> = stored.planes.iter().copied().filter(own).collect();
         planes.extend(chain.slots().into_iter().map(|slot| Plane { slot, storage: Storage::F32 }));
         let stored = Stored { planes, ..stored.clone() };
-        host.extend(kernel::overrides_of(work, &settings, chain, &stored, true).into_iter().map(|(name, _)| name));
+        host.extend(kernel::overrides_of(work, &settings, chain, WALK, &stored).into_iter().map(|(name, _)| name));
     }
     assert_eq!(host, shader, "{what}");
 }

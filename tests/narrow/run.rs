@@ -8,7 +8,7 @@ use wgpu_optim::format::{Format, Formats, Q8Zero, Rounding, StateFormat};
 use wgpu_optim::{Chain, Error, Rule};
 
 /// From one element to several tasks of several threads, odd ones and whole blocks.
-pub const LENS: [usize; 10] = [1, 3, 255, 256, 257, 1021, 4096, 5000, 70_001, 300_007];
+pub const LENS: [usize; 9] = [1, 3, 255, 256, 257, 1021, 4096, 5000, 70_001];
 
 /// Numbers that a caller keeps in their format.
 #[derive(Clone, Debug, PartialEq)]

@@ -95,11 +95,13 @@ pub fn load(path: &Path) -> Case {
     let data = SafeTensors::deserialize(&bytes).unwrap();
     let canonical = meta["canonical"].clone();
     let groups = settings::groups(&meta);
-    let exact = meta["families"].as_array().unwrap().iter().any(|family| family == "f64");
+    let has = |own: &str| meta["families"].as_array().unwrap().iter().any(|family| family == own);
+    let exact = has("f64");
+    let family = ["f64", "f32", "bf16"].into_iter().find(|family| has(family)).unwrap();
     let steps = meta["steps"].as_u64().unwrap() as usize;
     let framework = meta["framework"].as_str().unwrap().to_string();
     let algo = canonical["algo"].as_str().unwrap().to_string();
-    let reader = Reader { data: &data, steps, exact, framework: &framework, algo: &algo };
+    let reader = Reader { data: &data, steps, family, framework: &framework, algo: &algo };
     let shapes = meta["shapes"].as_object().unwrap();
     let tensors = shapes.keys().map(|name| reader.tensor(name, group_of(&meta, name))).collect();
     Case {
@@ -153,7 +155,8 @@ impl Case {
 struct Reader<'a> {
     data: &'a SafeTensors<'a>,
     steps: usize,
-    exact: bool,
+    /// The most exact that there is.
+    family: &'static str,
     framework: &'a str,
     algo: &'a str,
 }
@@ -168,15 +171,15 @@ impl Reader<'_> {
             Some(none) if none.data()[t] == 1 => None,
             _ => Some(grads[t * len..(t + 1) * len].to_vec()),
         };
-        let family = if self.exact { "param_f64" } else { "param_f32" };
-        let reference = self.f64(&format!("{family}/{name}")).unwrap();
+        let family = self.family;
+        let reference = self.f64(&format!("param_{family}/{name}")).unwrap();
         Tensor {
             name: name.into(),
             group,
             grads: (0..self.steps).map(grad).collect(),
             reference: reference.chunks_exact(len).map(<[f64]>::to_vec).collect(),
             before: self.states("state0/", name),
-            after: self.states(if self.exact { "state_f64/" } else { "state_f32/" }, name),
+            after: self.states(&format!("state_{family}/"), name),
             averages: self
                 .extra(&format!("ema/{name}"))
                 .map(|all| all.chunks_exact(len).map(<[f64]>::to_vec).collect()),
@@ -231,14 +234,16 @@ impl Reader<'_> {
     }
 
     fn extra(&self, name: &str) -> Option<Vec<f64>> {
-        let family = if self.exact { "f64" } else { "f32" };
-        self.f64(&format!("extra_{family}/{name}"))
+        self.f64(&format!("extra_{}/{name}", self.family))
     }
 
     fn f32(&self, key: &str) -> Option<Vec<f32>> {
         let view = self.data.tensor(key).ok()?;
-        assert_eq!(view.dtype(), safetensors::Dtype::F32, "{key}");
-        Some(bytemuck::pod_collect_to_vec(view.data()))
+        Some(match view.dtype() {
+            safetensors::Dtype::F32 => bytemuck::pod_collect_to_vec(view.data()),
+            safetensors::Dtype::BF16 => bf16(view.data()).map(half::bf16::to_f32).collect(),
+            other => panic!("{key} is {other:?}"),
+        })
     }
 
     fn f64(&self, key: &str) -> Option<Vec<f64>> {
@@ -254,9 +259,16 @@ impl Reader<'_> {
             safetensors::Dtype::I32 => {
                 bytemuck::pod_collect_to_vec::<u8, i32>(view.data()).into_iter().map(f64::from).collect()
             }
+            safetensors::Dtype::BF16 => bf16(view.data()).map(half::bf16::to_f64).collect(),
+            safetensors::Dtype::U8 => view.data().iter().map(|&x| x.into()).collect(),
             other => panic!("{key} is {other:?}"),
         })
     }
+}
+
+/// Numbers of bf16 in the bytes of a file.
+pub fn bf16(bytes: &[u8]) -> impl Iterator<Item = half::bf16> {
+    bytes.chunks_exact(2).map(|code| half::bf16::from_le_bytes([code[0], code[1]]))
 }
 
 fn group_of(meta: &Json, name: &str) -> usize {

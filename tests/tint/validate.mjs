@@ -1,7 +1,7 @@
 // Validates every kernel with Tint, Chromium's WGSL compiler, which refuses things that naga takes (barriers in
 // non-uniform control flow, for one). Dawn's null backend compiles nothing further, so no driver is needed.
 //
-//     node tests/tint/validate.mjs [ROOT]      ROOT holds shaders/ and examples/; the repository by default
+//     node tests/tint/validate.mjs [ROOT]      ROOT holds shaders/, examples/ and tests/; the repository by default
 
 import { readFileSync, readdirSync } from 'node:fs';
 import { dirname, join } from 'node:path';
@@ -22,30 +22,50 @@ const shaders = (folder) => readdirSync(join(root, folder)).filter((name) => nam
 
 // A kernel is whole files laid end to end, in the order of `kernel::text`; in the example, one file.
 function compositions() {
-    const walk = 'shaders/walk.wgsl';
+    const [walk, rows] = ['shaders/walk.wgsl', 'shaders/rows.wgsl'];
     const chain = (name) => `shaders/chain/${name}.wgsl`;
     const rules = shaders('shaders/rule').map((name) => `shaders/rule/${name}`);
     const around = ['shaders/open.wgsl', chain('gated')];
     const steps = rules.flatMap((rule) =>
-        LANES.flatMap((lanes) =>
-            widths().flatMap((width) =>
-                around
-                    .filter((around) => !width.chance || around !== 'shaders/open.wgsl')
-                    .map((around) => [walk, around, ...stored(lanes, width, true), rule]),
+        around.flatMap((around) =>
+            LANES.flatMap((lanes) =>
+                widths()
+                    .filter((width) => !width.chance || around !== 'shaders/open.wgsl')
+                    .map((width) => [walk, around, ...stored(lanes, width, true), rule]),
             ),
         ),
     );
-    const walks = [[chain('accumulate')], [chain('norm'), chain('measure')]];
-    const others = walks.flatMap((own) =>
+    const listed = rules.flatMap((rule) =>
+        around.flatMap((around) => LANES.map((lanes) => [rows, around, ...stored(lanes, PLAIN, true), rule])),
+    );
+    const watched = ['gated', 'norm', 'moves', 'weigh'].map(chain);
+    const watching = rules.flatMap((rule) =>
+        LANES.flatMap((lanes) => widths().map((width) => [walk, ...watched, ...stored(lanes, width, true, true), rule])),
+    );
+    const measures = ['norm', 'sums', 'weigh', 'measure'].map(chain);
+    const looks = [[chain('accumulate')], measures].flatMap((own) =>
         LANES.flatMap((lanes) =>
             widths()
                 .filter((width) => !width.chance && width.params === 32)
                 .map((width) => [walk, ...own, ...stored(lanes, width, false)]),
         ),
     );
+    const over = [[chain('accumulate')], measures].flatMap((own) =>
+        LANES.map((lanes) => [rows, ...own, ...stored(lanes, PLAIN, false)]),
+    );
+    const params = (lanes) => `shaders/${lanes}/params32.wgsl`;
+    const resets = [walk, rows].flatMap((walk) =>
+        LANES.map((lanes) => [walk, 'shaders/reset.wgsl', params(lanes), ...stored(lanes, PLAIN, false)]),
+    );
+    const others = [...looks, ...over, ...resets, ['shaders/remap.wgsl']];
     const example = shaders('examples/train_digits').map((name) => [`examples/train_digits/${name}`]);
-    return [...steps, ...others, [chain('norm'), chain('gather')], [chain('control')], ...example];
+    const gathers = ['sums', 'moves'].map((parts) => ['norm', parts, 'gather'].map(chain));
+    const formats = [...['halves', 'noise', 'blocks'].map((name) => `shaders/format/${name}.wgsl`), 'tests/format/kernel.wgsl'];
+    return [...steps, ...listed, ...watching, ...others, ...gathers, [chain('control')], formats, ...example];
 }
+
+// Everything in 32 bits.
+const PLAIN = { params: 32, grads: 32, state: 32, chance: false };
 
 // Bits of parameters, of gradients and of the narrowest plane of state, and whether anything is rounded by chance.
 function widths() {
@@ -54,8 +74,16 @@ function widths() {
     return states.flatMap((width) => [false, true].map((chance) => ({ ...width, chance })));
 }
 
+// The entry point of a step.
+function ownStep(state, chance) {
+    if (state === 8) {
+        return 'shaders/format/block_step.wgsl';
+    }
+    return chance ? 'shaders/format/step.wgsl' : 'shaders/step.wgsl';
+}
+
 // The files of `kernel::formats`, for a kernel that steps or that only looks at gradients and sums.
-function stored(lanes, { params, grads, state, chance }, steps) {
+function stored(lanes, { params, grads, state, chance }, steps, watched = false) {
     const own = (name) => `shaders/${lanes}/${name}.wgsl`;
     const format = (name) => `shaders/format/${name}.wgsl`;
     const halves = grads === 16 || state < 32 || (params === 16 && steps);
@@ -69,7 +97,8 @@ function stored(lanes, { params, grads, state, chance }, steps) {
         ...(state === 8 ? [format('coded'), format('blocks')] : []),
         ...(halves ? [format('halves'), format('narrow'), own('halves')] : []),
         ...(chance ? [format('noise'), format('chance'), own('chance')] : halves ? [format('steady')] : []),
-        ...(steps ? [state === 8 ? format('block_step') : chance ? format('step') : 'shaders/step.wgsl'] : []),
+        ...(watched ? (state === 8 ? [] : [format('whole')]) : steps ? [ownStep(state, chance)] : []),
+        ...(watched ? [...(halves || chance ? [] : [format('steady')]), 'shaders/chain/watched.wgsl'] : []),
     ];
 }
 

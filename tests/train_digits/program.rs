@@ -57,10 +57,12 @@ fn a_run_leaves_its_curve_and_tells_how_it_went() {
     // Fewer steps than it has taken are wrong usage; as many are nothing to do.
     let (_, stderr) = run(folder.path(), &["--rule", "rmsprop_article", "--resume", "--steps", "11"], 2);
     assert!(stderr.contains("the checkpoint has taken 12 already; ask for 12 or more"), "{stderr}");
-    run(folder.path(), &["--rule", "rmsprop_article", "--resume", "--steps", "12"], 0);
+    let (stdout, _) = run(folder.path(), &["--rule", "rmsprop_article", "--resume", "--steps", "12"], 0);
+    assert!(stdout.contains("which was there already") && !stdout.contains("steps a second"), "{stdout}");
     assert_eq!(fs::read_to_string(out.join("loss.csv")).unwrap(), csv);
 
     let (_, stderr) = run(folder.path(), &["--rule", "adam", "--resume"], 1);
+    assert!(stderr.contains("error: cannot go on: target/train_digits/checkpoint.safetensors: "), "{stderr}");
     assert!(stderr.contains("it was saved with --rule rmsprop_article, this run has --rule adam"), "{stderr}");
 }
 
@@ -73,6 +75,32 @@ fn resuming_before_there_is_a_checkpoint_starts_and_says_so() {
     let (_, stderr) = run(folder.path(), &["--steps", "1", "--resume", "--checkpoint", "none.safetensors"], 0);
     assert!(stderr.contains("note: there is no none.safetensors yet, so this starts at step 0"), "{stderr}");
     assert!(folder.path().join("none.safetensors").exists());
+}
+
+/// A limit on the length of files is what a full disk is to the program.
+#[cfg(unix)]
+#[test]
+fn a_save_that_fails_is_told_and_leaves_the_old_files() {
+    if gpu().is_none() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    run(folder.path(), &["--steps", "2", "--out", "."], 0);
+    let before = contents(folder.path());
+    let resumed = program(&["--steps", "4", "--every", "1", "--resume", "--out", "."]);
+    let mut limited = Command::new("sh");
+    limited.args(["-c", "trap '' XFSZ; ulimit -f 4; exec \"$0\" \"$@\""]).arg(resumed.get_program());
+    limited.args(resumed.get_args()).envs(resumed.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let (_, stderr) = told(limited.current_dir(folder.path()).output().unwrap(), 1);
+    assert!(stderr.contains("error: cannot write ./checkpoint.safetensors: "), "{stderr}");
+    assert_eq!(contents(folder.path()), before);
+}
+
+/// Every file of a folder, with its bytes.
+#[cfg(unix)]
+fn contents(folder: &Path) -> std::collections::BTreeMap<std::path::PathBuf, Vec<u8>> {
+    let paths = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    paths.map(|path| (path.clone(), fs::read(path).unwrap())).collect()
 }
 
 #[test]
@@ -91,6 +119,33 @@ fn a_machine_without_an_adapter_is_told_what_to_install() {
     let output = program(&[]).current_dir(folder.path()).env("WGPU_BACKEND", none).output().unwrap();
     let (_, stderr) = told(output, 1);
     assert!(stderr.contains("error: no adapter to train on; scripts/setup.sh installs a software one"), "{stderr}");
+}
+
+/// With so many steps, a test that waited for them would not end.
+#[test]
+fn a_file_that_cannot_be_written_is_told_before_the_training() {
+    if gpu().is_none() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir(folder.path().join("loss.svg")).unwrap();
+    let endless = ["--steps", "1000000000", "--every", "1000000000"];
+    let (_, stderr) = run(folder.path(), &[&endless[..], &["--checkpoint", "none/file"]].concat(), 1);
+    assert!(stderr.contains("error: cannot write none/file: "), "{stderr}");
+    let (_, stderr) = run(folder.path(), &[&endless[..], &["--out", "."]].concat(), 1);
+    assert!(stderr.contains("error: ./loss.svg is there and is not a regular file"), "{stderr}");
+}
+
+#[test]
+fn a_checkpoint_that_will_be_replaced_is_told() {
+    if gpu().is_none() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let args = ["--steps", "2", "--checkpoint", "run.safetensors"];
+    let [first, second] = [(), ()].map(|()| run(folder.path(), &args, 0).1);
+    assert!(!first.contains("note: "), "{first}");
+    assert!(second.contains("note: this starts at step 0 and replaces run.safetensors; --resume goes on"), "{second}");
 }
 
 #[test]

@@ -48,7 +48,7 @@ impl<R: Rule> Explanation<'_, R> {
             return print_json(&self.to_json(plan.ok().map(|plan| memory::to_json(&plan, &limits))));
         }
         let plan = match plan {
-            Ok(plan) => memory::to_text(&plan, &limits) + &around::costs(&self.config.chain, self.ema()),
+            Ok(plan) => memory::to_text(&plan, &limits) + &around::costs(&self.config.chain),
             Err(error) => format!("  impossible: {error}\n"),
         };
         print(&(self.to_text() + &plan))
@@ -61,7 +61,7 @@ impl<R: Rule> Explanation<'_, R> {
                 (self.config.groups[part[0].group].steps[0].clone(), part[0].formats.clone(), sizes)
             })
             .collect();
-        memory_plan_with(&groups, limits)
+        memory_plan_with(&groups, &self.config.chain, 0, limits)
     }
 
     fn of_group(&self, group: usize) -> impl Iterator<Item = &Member> {

@@ -42,7 +42,7 @@ impl Trail {
         case: &Case,
         tensor: &Tensor,
         t: usize,
-        (params, path): (&[f64], &impl Path<R>),
+        (params, path): (&[f64], &(impl Path<R> + ?Sized)),
         rounding: Rounding,
     ) -> Result<f64, String> {
         self.go_on(&tensor.reference[t]);
@@ -128,7 +128,7 @@ pub fn compare_state<R: Rule>(
     case: &Case,
     tensor: &Tensor,
     trail: &Trail,
-    path: &impl Path<R>,
+    path: &(impl Path<R> + ?Sized),
     rounding: Rounding,
 ) -> Result<f64, String> {
     if !case.exact {

@@ -4,8 +4,6 @@ use serde_json::Value as Json;
 use wgpu_optim::rule::Value;
 use wgpu_optim::{Chain, Clip, ClipForm, Ema, Norm, Over, Scaler, Schedule};
 
-use crate::report::size;
-
 /// The chain, a line for each of its parts, in the order in which they act.
 pub fn chain(chain: &Chain) -> Vec<String> {
     let mut lines = Vec::new();
@@ -32,12 +30,9 @@ pub fn schedule(schedule: &Schedule) -> String {
     told.collect::<Vec<_>>().join(", ")
 }
 
-/// What the chain takes besides what the plan has.
-pub fn costs(chain: &Chain, ema: u64) -> String {
+/// What the chain dispatches besides what the plan has.
+pub fn costs(chain: &Chain) -> String {
     let mut text = String::new();
-    if ema > 0 {
-        text += &format!("  besides     {} of ema, in the pages of the state\n", size(ema));
-    }
     if chain.scaler.is_some() || chain.clip.as_ref().is_some_and(|clip| clip.over != Over::Value) {
         text += "  besides     dispatches that measure the gradients, and one that decides\n";
     }

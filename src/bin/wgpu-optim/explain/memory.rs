@@ -30,6 +30,7 @@ pub fn to_json(plan: &MemoryPlan, limits: &Limits) -> Value {
         "slots": slots(plan),
         "tables": plan.tables,
         "scalars": plan.scalars,
+        "decision": plan.decision.iter().copied().collect::<BTreeMap<_, _>>(),
         "staging": plan.staging,
         "windows": plan.windows.len(),
         "dispatches": plan.dispatches.iter().map(dispatch).collect::<Vec<_>>(),
@@ -49,6 +50,9 @@ pub fn to_text(plan: &MemoryPlan, limits: &Limits) -> String {
     }
     line("tables", size(plan.tables));
     line("scalars", size(plan.scalars));
+    if !plan.decision.is_empty() {
+        line("decision", size(plan.decision.iter().map(|(_, bytes)| bytes).sum()));
+    }
     line("total", size(plan.total()));
     line("staging", format!("{} at most", size(plan.staging)));
     line("windows", plan.windows.len().to_string());

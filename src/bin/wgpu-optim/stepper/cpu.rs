@@ -74,7 +74,7 @@ impl<R: Rule> Stepper<R> for Cpu<R> {
     }
 
     fn set_control(&mut self, control: Control) -> Result<()> {
-        self.optimizer.set_control(control);
+        self.optimizer.set_control(control.within(self.optimizer.chain()))?;
         Ok(())
     }
 

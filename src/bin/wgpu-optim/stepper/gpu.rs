@@ -139,7 +139,8 @@ impl<R: Rule> Stepper<R> for Gpu<R> {
     }
 
     fn set_control(&mut self, control: Control) -> Result<()> {
-        self.optimizer.write_control(&self.opened.queue, &control);
+        let control = control.within(self.optimizer.chain());
+        self.optimizer.write_control(&self.opened.queue, &control)?;
         Ok(())
     }
 
