@@ -116,6 +116,15 @@ impl<R: Rule, T: Real> Optimizer<R, T> {
         Ok(())
     }
 
+    /// Takes the norm of a group over another's gradients, too, where a clip is over a group: for tensors that are one
+    /// group but for their formats. It is part of how an optimizer is built, so checkpoints do not hold it.
+    ///
+    /// # Errors
+    /// [`Error::UnknownGroup`].
+    pub fn clip_together(&mut self, group: usize, with: usize) -> Result<(), Error> {
+        self.roster.clip_together(group, with)
+    }
+
     /// The scaler's memory, and how many steps were skipped.
     pub fn control(&self) -> &Control {
         &self.control

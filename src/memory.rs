@@ -1,13 +1,17 @@
 //! What an optimizer takes of a device, told before it is taken.
 
+mod arenas;
 mod around;
 
 use crate::Error;
 use crate::chain::Chain;
-use crate::format::Storage;
-use crate::plan::{ELEMENT, Item, Launch, Limits, Place, Placement, Run, Span, Window, arena, launches};
+use crate::format::Formats;
+use crate::format::noise::tensor_key;
+use crate::format::stored::Stored;
+use crate::plan::{Item, Kinds, Launch, Limits, Place, Placement, Run, Window, launches};
 use crate::rule::{Rule, kept_slots, variant};
 use crate::watch::Watch;
+use arenas::Arenas;
 
 #[cfg(feature = "gpu")]
 pub(crate) use around::FEWEST;
@@ -22,12 +26,14 @@ pub const RING: usize = 2;
 /// A buffer, or buffers of one use, and their bytes. They have the label `wgpu-optim NAME` on the device.
 pub type Named = (&'static str, u64);
 
-/// Bytes of everything, for tensors in an arena in this order. For buffers of the caller's own, `state` is the same and
-/// `arena` is theirs.
+/// Bytes of everything, for tensors in an arena for each pair of formats, in this order. For buffers of the caller's own,
+/// `state` is the same and `arena` and `grads` are theirs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MemoryPlan {
-    /// Bytes of each page of the arena: once for parameters, once for gradients.
+    /// Bytes of each page of parameters.
     pub arena: Vec<u64>,
+    /// Bytes of each page of gradients.
+    pub grads: Vec<u64>,
     /// Bytes of each page of state, padding included.
     pub state: Vec<u64>,
     /// The windows of the state.
@@ -57,9 +63,11 @@ pub struct TensorMemory {
     pub name: String,
     /// Elements.
     pub len: u64,
-    /// Bytes of its parameters, and of its gradient.
+    /// Bytes of its parameters.
     pub size: u64,
-    /// Bytes of each slot that it keeps.
+    /// Bytes of its gradient.
+    pub grads: u64,
+    /// Bytes of each slot that it keeps, the scales of blocks included.
     pub slots: Vec<(&'static str, u64)>,
     /// Windows that its state is cut into.
     pub windows: usize,
@@ -69,7 +77,8 @@ impl MemoryPlan {
     /// Bytes on the device while the optimizer lives, the arena included, staging not.
     pub fn total(&self) -> u64 {
         let around: u64 = self.decision.iter().chain(&self.watched).map(|(_, size)| size).sum();
-        2 * self.arena.iter().sum::<u64>() + self.state.iter().sum::<u64>() + self.tables + self.scalars + around
+        let lent: u64 = self.arena.iter().chain(&self.grads).sum();
+        lent + self.state.iter().sum::<u64>() + self.tables + self.scalars + around
     }
 }
 
@@ -96,46 +105,69 @@ pub fn memory_plan<R: Rule>(
     watch: impl Into<Watch>,
     limits: &Limits,
 ) -> Result<MemoryPlan, Error> {
-    let settings: Vec<R> = groups.iter().map(|(settings, _)| settings.clone()).collect();
+    let plain = |(settings, tensors): &(R, Vec<_>)| (settings.clone(), Formats::default(), tensors.clone());
+    memory_plan_with(&groups.iter().map(plain).collect::<Vec<_>>(), chain, watch, limits)
+}
+
+/// [`memory_plan`] of groups with formats of their own. What a chain keeps is `f32`.
+///
+/// # Errors
+/// As [`memory_plan`]; [`Error::Setting`] for formats that do not go together.
+pub fn memory_plan_with<R: Rule>(
+    groups: &[(R, Formats, Vec<(&str, u64)>)],
+    chain: &Chain,
+    watch: impl Into<Watch>,
+    limits: &Limits,
+) -> Result<MemoryPlan, Error> {
+    let settings: Vec<R> = groups.iter().map(|(settings, ..)| settings.clone()).collect();
     settings.iter().try_for_each(Rule::check)?;
+    groups.iter().try_for_each(|(_, formats, _)| formats.check(R::SLOTS))?;
     chain.check()?;
     let members: Vec<(usize, &str, u64)> = (0..)
         .zip(groups)
-        .flat_map(|(group, (_, tensors))| tensors.iter().map(move |&(name, len)| (group, name, len)))
+        .flat_map(|(group, (.., tensors))| tensors.iter().map(move |&(name, len)| (group, name, len)))
         .collect();
-    let named: Vec<(&str, u64)> = members.iter().map(|&(_, name, len)| (name, len)).collect();
-    let layout = arena(&named, limits)?;
-    let slots_of =
-        |group: usize| kept_slots(&settings[group]).into_iter().map(|slot| R::SLOTS[slot]).chain(chain.slots());
-    let item = |(&(group, _, len), room): (&(usize, &str, u64), &u64)| {
-        let planes = vec![Storage::F32; slots_of(group).count()];
-        Item { variant: variant(&settings, group), group, planes, key: None, len, room: room / ELEMENT }
+    let formats: Vec<(&Formats, &str, u64)> =
+        members.iter().map(|&(group, name, len)| (&groups[group].1, name, len)).collect();
+    let Arenas { params, grads, places } = Arenas::lay(&formats, limits)?;
+    let stored: Vec<Stored> =
+        members.iter().map(|&(group, _, len)| stored_of(&settings[group], &groups[group].1, chain, len)).collect();
+    let mut kinds = Kinds::default();
+    let mut item = |tensor: usize| {
+        let ((group, name, len), (params, grads)) = (members[tensor], &places[tensor]);
+        let planes = stored[tensor].storages();
+        let key = stored[tensor].has_chance().then(|| tensor_key(name));
+        let variant = kinds.number(variant(&settings, group), &planes, key.is_some());
+        let room = (params.room / params.element).min(grads.room / grads.element);
+        Item { variant, group, planes, key, len, room }
     };
-    let items: Vec<Item> = members.iter().zip(&layout.rooms).map(item).collect();
+    let items: Vec<Item> = (0..members.len()).map(&mut item).collect();
     let mut placement = Placement::default();
-    placement.extend(&items, limits, |tensor| (layout.spans[tensor].buffer, layout.spans[tensor].offset));
+    placement.extend(&items, limits, |tensor| (places[tensor].0.span.buffer, places[tensor].0.span.offset));
     let shape = around::Shape::of(chain, &members.iter().map(|&(group, ..)| group).collect::<Vec<_>>());
-    let step = |places: Vec<(Place, Place)>| {
-        let launches = launches(&placement, &places, limits, |tensor| members[tensor].1.to_string())?;
+    let step = |places: &[(Place, Place)]| {
+        let launches = launches(&placement, places, limits, |tensor| members[tensor].1.to_string())?;
         let dispatches = runs(&launches, &shape.class_of);
         Ok::<_, Error>((launches, dispatches))
     };
-    let (launches, dispatches) = step(layout.spans.iter().zip(&layout.rooms).map(lent).collect())?;
+    let (launches, dispatches) = step(&places)?;
     let watch = watch.into();
     let (others, their_runs) = match watch.updates {
         // What parameters move by is told of them alone, so that no padding is stepped over.
-        true => step(layout.spans.iter().map(|span| lent((span, &span.size))).collect())?,
+        true => step(&places.iter().map(alone).collect::<Vec<_>>())?,
         false => Default::default(),
     };
     let tensor = |(tensor, &(group, name, len)): (usize, &(usize, &str, u64))| TensorMemory {
         name: name.into(),
         len,
-        size: len * ELEMENT,
-        slots: slots_of(group).map(|slot| (slot, len * ELEMENT)).collect(),
+        size: len * groups[group].1.params.size(),
+        grads: len * groups[group].1.grads.size(),
+        slots: stored[tensor].planes.iter().map(|plane| (plane.slot, plane.storage.size_of(len))).collect(),
         windows: placement.pieces_of(tensor).count(),
     };
     Ok(MemoryPlan {
-        arena: layout.pages,
+        arena: params,
+        grads,
         tensors: members.iter().enumerate().map(tensor).collect(),
         tables: tables(&launches, &dispatches),
         scalars: shape.fresh::<R>(chain),
@@ -162,8 +194,15 @@ fn tables(launches: &[Launch], dispatches: &[(usize, Run)]) -> u64 {
     tables + dispatches.len() as u64 * ROW
 }
 
-/// The places that an arena lends: a page is a buffer of parameters and one of gradients.
-fn lent((span, &room): (&Span, &u64)) -> (Place, Place) {
-    let place = |role| Place { span: Span { buffer: span.buffer * 2 + role, ..*span }, room, element: ELEMENT };
-    (place(0), place(1))
+/// The places of a tensor without the padding behind it.
+fn alone((params, grads): &(Place, Place)) -> (Place, Place) {
+    let own = |place: &Place| Place { room: place.span.size, ..*place };
+    (own(params), own(grads))
+}
+
+/// How what a step moves of a tensor lies.
+fn stored_of<R: Rule>(settings: &R, formats: &Formats, chain: &Chain, len: u64) -> Stored {
+    let own = kept_slots(settings).into_iter().map(|slot| (R::SLOTS[slot], R::is_signed(slot)));
+    let Formats { params, grads, rounding, q8_zero, .. } = *formats;
+    Stored { params, grads, planes: formats.planes(own, chain.slots(), len), rounding, q8_zero }
 }

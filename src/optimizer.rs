@@ -12,12 +12,12 @@ use std::collections::{BTreeMap, HashSet};
 use crate::Error;
 use crate::chain::Chain;
 use crate::control::{Control, Memory, Set};
+use crate::format::Formats;
 use crate::format::noise::tensor_key;
-use crate::format::{Formats, Storage};
 use crate::kernel::{Kernels, limits_of};
 #[cfg(not(target_arch = "wasm32"))]
 use crate::kernel::{guarded, lost};
-use crate::plan::{self, Item, Place};
+use crate::plan::{self, Item, Kinds, Place};
 use crate::record::{self, Buffers, Launches, Parts, Step, bind_scalars};
 use crate::roster::{Member, Roster};
 use crate::rule::{Rule, variant};
@@ -96,35 +96,19 @@ struct Instead {
     control: Option<Control>,
 }
 
-/// What keeps tensors out of each other's windows: other slots, other widths, and a word of chance for each.
-#[derive(Debug, Default)]
-struct Kinds(Vec<(usize, Vec<Storage>, bool)>);
-
-impl Kinds {
-    /// The number of a kind, new or not.
-    fn number(&mut self, structure: usize, planes: &[Storage], chance: bool) -> usize {
-        let known = |kind: &(usize, Vec<Storage>, bool)| (kind.0, &kind.1[..], kind.2) == (structure, planes, chance);
-        if let Some(number) = self.0.iter().position(known) {
-            return number;
-        }
-        self.0.push((structure, planes.to_vec(), chance));
-        self.0.len() - 1
-    }
-
-    /// A tensor of a group, as it is placed.
-    ///
-    /// # Errors
-    /// What can be wrong with the tensor.
-    fn item<R: Rule>(&mut self, roster: &Roster<R>, group: usize, tensor: &Tensor) -> Result<Item, Error> {
-        let formats = roster.formats(group)?;
-        tensor.check(formats)?;
-        let len = tensor.len(formats);
-        let room = tensor.params.room(formats.params).min(tensor.grads.room(formats.grads));
-        let stored = roster.stored_of(group, len);
-        let (planes, key) = (stored.storages(), stored.has_chance().then(|| tensor_key(tensor.name())));
-        let variant = self.number(variant(roster.groups(), group), &planes, key.is_some());
-        Ok(Item { variant, group, planes, key, len, room })
-    }
+/// A tensor of a group, as it is placed.
+///
+/// # Errors
+/// What can be wrong with the tensor.
+fn item<R: Rule>(kinds: &mut Kinds, roster: &Roster<R>, group: usize, tensor: &Tensor) -> Result<Item, Error> {
+    let formats = roster.formats(group)?;
+    tensor.check(formats)?;
+    let len = tensor.len(formats);
+    let room = tensor.params.room(formats.params).min(tensor.grads.room(formats.grads));
+    let stored = roster.stored_of(group, len);
+    let (planes, key) = (stored.storages(), stored.has_chance().then(|| tensor_key(tensor.name())));
+    let variant = kinds.number(variant(roster.groups(), group), &planes, key.is_some());
+    Ok(Item { variant, group, planes, key, len, room })
 }
 
 impl<R: Rule> Optimizer<R> {
@@ -410,7 +394,7 @@ impl<R: Rule> Optimizer<R> {
             };
             let mut named = Vec::with_capacity(members.len());
             for tensor in &members {
-                let item = kinds.item(&roster, group, tensor)?;
+                let item = item(&mut kinds, &roster, group, tensor)?;
                 named.push(Member::new(tensor.name().into(), item.len, group));
                 items.push(item);
             }

@@ -7,6 +7,7 @@
 //! share a class, which is decided again when classes change.
 
 mod arena;
+mod kinds;
 mod launch;
 mod listed;
 mod placement;
@@ -14,6 +15,7 @@ mod remap;
 mod run;
 
 pub use arena::{ArenaLayout, arena, arena_of};
+pub(crate) use kinds::Kinds;
 pub use launch::{Lanes, Launch, Place, Segment, launches};
 pub use listed::{Listed, ListedRun};
 pub use placement::{Item, Piece, Placement, Window};

@@ -104,6 +104,8 @@ pub(crate) struct Roster<R> {
     schedules: Vec<Option<Schedule>>,
     /// How the tensors of each group lie in memory.
     formats: Vec<Formats>,
+    /// The group with whose gradients those of each group are clipped: itself, or an earlier one.
+    together: Vec<usize>,
     members: Vec<Member>,
     index: HashMap<String, usize>,
     classes: Vec<Class>,
@@ -124,6 +126,7 @@ impl<R: Rule> Roster<R> {
             current: Vec::new(),
             schedules: Vec::new(),
             formats: Vec::new(),
+            together: Vec::new(),
             members: Vec::new(),
             index: HashMap::new(),
             classes: Vec::new(),
@@ -162,6 +165,7 @@ impl<R: Rule> Roster<R> {
         settings.check()?;
         formats.check(R::SLOTS)?;
         self.formats.push(formats);
+        self.together.push(self.groups.len());
         self.groups.push(settings.clone());
         self.current.push(settings);
         self.schedules.push(None);
@@ -440,11 +444,21 @@ impl<R: Rule> Roster<R> {
         self.classes.iter().enumerate().map(move |(row, class)| {
             let scope = match over {
                 Over::Tensor => row,
-                Over::Group => class.group,
+                Over::Group => self.together[class.group],
                 Over::All | Over::Value => 0,
             };
             Next { group: class.group, step: class.step.saturating_add(1), scope, first: self.firsts[row] }
         })
+    }
+
+    /// Takes the norm of a group's gradients over those of another, too.
+    pub fn clip_together(&mut self, group: usize, with: usize) -> Result<(), Error> {
+        self.group(group)?;
+        self.group(with)?;
+        let with = self.together[with];
+        let own = self.together[group];
+        self.together.iter_mut().filter(|other| **other == own).for_each(|other| *other = with);
+        Ok(())
     }
 
     /// How many sets of gradients are clipped together.

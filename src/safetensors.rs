@@ -129,12 +129,36 @@ impl Archive {
     /// # Errors
     /// [`Error::Tensor`], also where there is no memory for them.
     pub fn values(&self, entry: &Entry) -> Result<Vec<f32>, Error> {
-        let mut values = Vec::new();
-        let len = usize::try_from(entry.len()).map_err(|error| self.failed(entry, &error))?;
-        values.try_reserve_exact(len).map_err(|error| self.failed(entry, &error))?;
-        values.resize(len, 0.0f32);
-        self.read_at(entry, 0, bytemuck::cast_slice_mut(&mut values))?;
-        Ok(values)
+        self.elements(entry)
+    }
+
+    /// The elements of a tensor, of which each has the bytes of a `T`, whatever they mean.
+    ///
+    /// # Errors
+    /// As [`values`](Self::values), and where elements have another size.
+    pub fn elements<T: bytemuck::Pod>(&self, entry: &Entry) -> Result<Vec<T>, Error> {
+        if entry.dtype.bits != 8 * size_of::<T>() as u64 {
+            let why = format!("an element of {} has not {} bytes", entry.dtype, size_of::<T>());
+            return Err(self.failed(entry, &why));
+        }
+        self.filled(entry, entry.len())
+    }
+
+    /// The bytes of a tensor, whatever they mean.
+    ///
+    /// # Errors
+    /// As [`values`](Self::values).
+    pub fn bytes(&self, entry: &Entry) -> Result<Vec<u8>, Error> {
+        self.filled(entry, entry.size())
+    }
+
+    fn filled<T: bytemuck::Pod>(&self, entry: &Entry, len: u64) -> Result<Vec<T>, Error> {
+        let mut filled = Vec::new();
+        let len = usize::try_from(len).map_err(|error| self.failed(entry, &error))?;
+        filled.try_reserve_exact(len).map_err(|error| self.failed(entry, &error))?;
+        filled.resize(len, T::zeroed());
+        self.read_at(entry, 0, bytemuck::cast_slice_mut(&mut filled))?;
+        Ok(filled)
     }
 
     /// Fills `bytes` with those of a tensor from its byte `start` on.

@@ -29,6 +29,17 @@ impl<R: Rule> Optimizer<R> {
         Ok(())
     }
 
+    /// Takes the norm of a group over another's gradients, too, where a clip is over a group: for tensors that are one
+    /// group but for their formats. It is part of how an optimizer is built, so checkpoints do not hold it.
+    ///
+    /// # Errors
+    /// [`Error::UnknownGroup`].
+    pub fn clip_together(&mut self, group: usize, with: usize) -> Result<(), Error> {
+        self.roster.clip_together(group, with)?;
+        self.classified = false;
+        Ok(())
+    }
+
     /// From now on, has what became of each step that is recorded into an encoder read back when it is done. Nothing ever
     /// waits: a step that finds no reading free is not told of. What was watched before, and has not been asked for, is let
     /// go; `watch(device, 0)` ends it.

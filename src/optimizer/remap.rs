@@ -2,10 +2,10 @@
 
 use std::collections::HashSet;
 
-use super::{Kinds, Optimizer};
+use super::{Optimizer, item};
 use crate::Error;
 use crate::format::Formats;
-use crate::plan::Place;
+use crate::plan::{Kinds, Place};
 use crate::record::{Launches, Moves, Parts, Remapped};
 use crate::roster::{Member, Roster};
 use crate::rows::RowMap;
@@ -142,8 +142,8 @@ impl<R: Rule> Optimizer<R> {
         roster: &Roster<R>,
     ) -> Result<State, Error> {
         let mut kinds = Kinds::default();
-        let item = |(tensor, member): (&Tensor, &Member)| kinds.item(roster, member.group, tensor);
-        let items = tensors.iter().zip(roster.members()).map(item).collect::<Result<Vec<_>, Error>>()?;
+        let placed = |(tensor, member): (&Tensor, &Member)| item(&mut kinds, roster, member.group, tensor);
+        let items = tensors.iter().zip(roster.members()).map(placed).collect::<Result<Vec<_>, Error>>()?;
         let order = |tensor: usize| (places[tensor].0.span.buffer, places[tensor].0.span.offset);
         State::default().extended(device, &items, &self.limits, order, roster)
     }

@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 
+use wgpu_optim::format::{Format, Formats, Rounding, StateFormat};
 use wgpu_optim::plan::Limits;
 use wgpu_optim::{
-    Adam, Arena, Chain, Clip, Ema, Error, Group, Kernels, MemoryPlan, Optimizer, RmsProp, Rule, Scaler, Watch,
-    memory_plan, wgpu,
+    Adam, Arena, BufferRange, Chain, Clip, Ema, Error, Group, Kernels, MemoryPlan, Optimizer, RmsProp, Rule, Scaler,
+    Watch, memory_plan, memory_plan_with, wgpu,
 };
 
 use crate::stand::noop;
@@ -49,6 +50,66 @@ fn hold_state<R: Rule>(optimizer: &Optimizer<R>, plan: &MemoryPlan) {
     taken.sort_unstable();
     planned.sort_unstable();
     assert_eq!(taken, planned, "bytes of the pages of state");
+}
+
+/// Formats of groups: pairs that come twice, widths that differ, blocks, chance, what formats keep besides.
+fn formats() -> Vec<Formats> {
+    let bf16 = Formats { params: Format::Bf16, grads: Format::Bf16, ..Formats::default() };
+    let f16 = Formats { params: Format::F16, grads: Format::F32, ..Formats::default() };
+    vec![
+        Formats { state: StateFormat::Q8, ..bf16.clone() },
+        Formats { state: StateFormat::Bf16, master: true, rounding: Rounding::Stochastic, ..bf16 },
+        Formats { rounding: Rounding::Kahan, slots: [("exp_avg".into(), StateFormat::Q8)].into(), ..f16.clone() },
+        Formats::default(),
+        Formats { master: true, q8_min: 0, state: StateFormat::Q8, ..f16 },
+    ]
+}
+
+#[test]
+fn what_is_planned_in_every_format_is_what_is_taken() {
+    for limits in [wgpu::Limits::default(), small()] {
+        let gpu = noop(limits);
+        let lens = [4097, 3, 100_003, 500_000];
+        let names: Vec<Vec<String>> =
+            (0..5).map(|group| lens.iter().map(|len| format!("{len} of {group}")).collect()).collect();
+        let tensors = |group: usize| names[group].iter().map(String::as_str).zip(lens).collect::<Vec<(&str, u64)>>();
+        let planned: Vec<_> =
+            formats().into_iter().enumerate().map(|(i, formats)| (Adam::PYTORCH, formats, tensors(i))).collect();
+        let plan = memory_plan_with(&planned, &Chain::default(), 0, &Limits::from(&gpu.device.limits())).unwrap();
+        // One arena for each pair, in the order of the plan.
+        let (mut pages, mut lent) = (Vec::new(), HashMap::new());
+        for own in [&[0, 1][..], &[2, 4], &[3]] {
+            let named = own.iter().flat_map(|&group| tensors(group));
+            let arena = Arena::with_formats(&gpu.device, &planned[own[0]].1, named).unwrap();
+            pages.extend(arena.pages().iter().map(|(params, grads)| (params.size(), grads.size())));
+            lent.extend(arena.tensors().into_iter().map(|tensor| (tensor.name().to_string(), tensor)));
+        }
+        assert_eq!(plan.arena.iter().copied().zip(plan.grads.iter().copied()).collect::<Vec<_>>(), pages);
+        let group = |(settings, formats, tensors): &(Adam, Formats, Vec<(&str, u64)>)| {
+            let own = tensors.iter().map(|(name, _)| lent[*name].clone());
+            Group::new(settings.clone(), own).with_formats(formats.clone())
+        };
+        let optimizer = Optimizer::with_groups(&gpu.device, planned.iter().map(group)).unwrap();
+        assert_eq!(optimizer.dispatches(), plan.dispatches.len());
+        let mut taken: HashMap<wgpu::Buffer, u64> = HashMap::new();
+        for tensor in &plan.tensors {
+            let lent = &lent[&tensor.name];
+            assert_eq!((lent.params().size(), lent.grads().size()), (tensor.size, tensor.grads), "{:?}", tensor.name);
+            let slots: Vec<&str> = tensor.slots.iter().map(|(slot, _)| *slot).collect();
+            assert_eq!(optimizer.slots(&tensor.name).unwrap(), slots);
+            for &(slot, size) in &tensor.slots {
+                let mut ranges = optimizer.state_ranges(&tensor.name, slot).unwrap();
+                assert_eq!(ranges.len(), tensor.windows, "{slot} of {:?}", tensor.name);
+                ranges.extend(optimizer.scale_ranges(&tensor.name, slot).unwrap());
+                assert_eq!(ranges.iter().map(BufferRange::size).sum::<u64>(), size, "{slot} of {:?}", tensor.name);
+                taken.extend(ranges.iter().map(|range| (range.buffer().clone(), range.buffer().size())));
+            }
+        }
+        let (mut taken, mut state): (Vec<u64>, _) = (taken.into_values().collect(), plan.state.clone());
+        taken.sort_unstable();
+        state.sort_unstable();
+        assert_eq!(taken, state, "bytes of the pages of state");
+    }
 }
 
 /// Bytes that the driver has given to buffers of this label, and how many buffers there are. wgpu tells it of Vulkan and DX12.

@@ -1,5 +1,7 @@
 //! `compare`, which must be able to fail.
 
+use safetensors::tensor::Dtype;
+
 use crate::desk::Desk;
 
 const COMPARE: &str = "compare a.safetensors b.safetensors --before before.safetensors";
@@ -51,4 +53,16 @@ fn files_of_other_tensors_are_refused() {
     desk.refuses(COMPARE, 1, &["a.safetensors: there is no tensor \"v\""]);
     desk.tensors("b.safetensors", &[("w", &[100], &[0.0; 100])]);
     desk.refuses(COMPARE, 1, &["b.safetensors: \"w\" is [100] of F32, expected [10, 10] of F32"]);
+}
+
+#[test]
+fn sixteen_bits_may_be_a_unit_of_theirs_apart_and_no_more() {
+    let desk = Desk::new();
+    for (dtype, one) in [(Dtype::F16, 0x3c00u16), (Dtype::BF16, 0x3f80)] {
+        for (file, code) in [("before", one + 9), ("a", one), ("b", one + 1), ("c", one + 2)] {
+            desk.raw(&format!("{file}.safetensors"), &[("w", dtype, &[1], &code.to_le_bytes())], None);
+        }
+        desk.succeeds(COMPARE);
+        assert_eq!(desk.run(&COMPARE.replace("b.safe", "c.safe")).code, Some(1), "{dtype}");
+    }
 }

@@ -28,11 +28,6 @@ fn a_key_of_another_rule_says_whose_it_is() {
 }
 
 #[test]
-fn a_table_of_a_later_version_says_so() {
-    refuses("rule = \"adam\"\n[format]\nx = 1\n", &["format", "comes in a later version"]);
-}
-
-#[test]
 fn unknown_rules_and_presets_list_what_there_is() {
     refuses("rule = \"adamv\"\n", &["no rule \"adamv\"", "\"adam\", \"adamw\", \"rmsprop\""]);
     refuses("rule = \"adamw\"\npreset = \"tf-keras-legacy\"\n", &["adamw has no preset", "\"pytorch\", \"keras\""]);

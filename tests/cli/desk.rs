@@ -63,6 +63,13 @@ impl Desk {
         self.raw(name, &raw, None);
     }
 
+    /// Writes tensors in the format of each.
+    pub fn formatted(&self, name: &str, tensors: &[(&str, Dtype, &[usize], &[f32])]) {
+        let bytes: Vec<Vec<u8>> = tensors.iter().map(|(_, dtype, _, values)| encoded(*dtype, values)).collect();
+        let raw: Vec<Raw<'_>> = tensors.iter().zip(&bytes).map(|(of, bytes)| (of.0, of.1, of.2, &**bytes)).collect();
+        self.raw(name, &raw, None);
+    }
+
     /// Writes tensors of any type.
     pub fn raw(&self, name: &str, tensors: &[Raw<'_>], metadata: Option<&[(&str, &str)]>) {
         let views = tensors.iter().map(|(name, dtype, shape, bytes)| {
@@ -126,6 +133,27 @@ impl Desk {
         let tensor = file.tensor(tensor).expect("a tensor");
         assert_eq!(tensor.dtype(), Dtype::F32);
         tensor.data().chunks_exact(4).map(|x| f32::from_le_bytes([x[0], x[1], x[2], x[3]])).collect()
+    }
+}
+
+/// Values as a file has them in a format, by the crate `half`.
+pub fn encoded(dtype: Dtype, values: &[f32]) -> Vec<u8> {
+    match dtype {
+        Dtype::F32 => values.iter().flat_map(|x| x.to_le_bytes()).collect(),
+        Dtype::F16 => values.iter().flat_map(|x| half::f16::from_f32(*x).to_le_bytes()).collect(),
+        Dtype::BF16 => values.iter().flat_map(|x| half::bf16::from_f32(*x).to_le_bytes()).collect(),
+        other => panic!("{other} is no format"),
+    }
+}
+
+/// What [`encoded`] made.
+pub fn decoded(dtype: Dtype, bytes: &[u8]) -> Vec<f32> {
+    let pairs = || bytes.chunks_exact(2).map(|pair| [pair[0], pair[1]]);
+    match dtype {
+        Dtype::F32 => bytes.chunks_exact(4).map(|x| f32::from_le_bytes([x[0], x[1], x[2], x[3]])).collect(),
+        Dtype::F16 => pairs().map(|pair| half::f16::from_le_bytes(pair).to_f32()).collect(),
+        Dtype::BF16 => pairs().map(|pair| half::bf16::from_le_bytes(pair).to_f32()).collect(),
+        other => panic!("{other} is no format"),
     }
 }
 

@@ -1,5 +1,6 @@
 //! `apply`: the options, and everything that is checked before the job begins.
 
+mod gradients;
 mod skips;
 mod task;
 
@@ -10,12 +11,14 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::builder::NonEmptyStringValueParser;
 use wgpu_optim::Rule;
+use wgpu_optim::format::{Format, Rounding};
 
 use crate::adapter::{Choice, Kind};
 use crate::catalog::{Job, unknown, with_preset};
+use crate::config::format::FormatKeys;
 use crate::config::{Config, ConfigFile};
 use crate::explain::Explanation;
-use crate::inputs::Inputs;
+use crate::inputs::{Inputs, Member};
 use crate::output::check_paths;
 use crate::report::Report;
 use crate::state::Saved;
@@ -102,10 +105,11 @@ impl Job for Apply<'_> {
             return Err(usage!("--out-ema: {} has no table [ema], so no averages are kept", args.config.display()));
         }
         let inputs = Inputs::open(&args.params, &args.grads)?;
-        let members = inputs.members(&config);
-        let saved = args.state.as_ref().map(|path| Saved::open(path, &inputs, &config)).transpose()?;
+        let members = inputs.members(&config)?;
+        let saved = args.state.as_ref().map(|path| Saved::open(path, &inputs, &members, &config)).transpose()?;
         let mut report = Report::default();
         warn_of_idle_groups(&config, &inputs, &mut report);
+        warn_of_idle_formats(&config, &members, &mut report);
         for difference in saved.iter().flat_map(|saved| &saved.differences) {
             report.note(difference);
         }
@@ -117,6 +121,34 @@ impl Job for Apply<'_> {
             Task { args, config, inputs, members, saved, choice, report }.run()?;
         }
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// A key of `[format]`, whether it is said, and whether it does nothing for a tensor.
+type FormatKey = (&'static str, fn(&FormatKeys) -> bool, fn(&Member) -> bool);
+
+const FORMAT_KEYS: [FormatKey; 3] = [
+    ("master = true", |keys| keys.master == Some(true), is_wide),
+    ("rounding = \"kahan\"", |keys| keys.rounding == Some(Rounding::Kahan), is_wide),
+    (
+        "rounding = \"stochastic\"",
+        |keys| keys.rounding == Some(Rounding::Stochastic),
+        |member| member.formats.is_plain(),
+    ),
+];
+
+fn is_wide(member: &Member) -> bool {
+    member.formats.params == Format::F32
+}
+
+/// What is said of 16 bits, and of chance, where there are none, is most likely a slip.
+fn warn_of_idle_formats<R: Rule>(config: &Config<R>, members: &[Member], report: &mut Report) {
+    for (key, is_said, is_idle) in FORMAT_KEYS {
+        let mut own = members.iter().filter(|member| is_said(&config.groups[member.group].format)).peekable();
+        if own.peek().is_some() && own.all(is_idle) {
+            let path = config.path.display();
+            report.warn(format!("{path}: [format] {key} does nothing: the tensors that it is said of are F32"));
+        }
     }
 }
 

@@ -6,8 +6,10 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use serde::Serialize;
-use wgpu_optim::safetensors::{Archive, Dtype, Entry};
+use wgpu_optim::format::{Format, Rounding};
+use wgpu_optim::safetensors::{Archive, Entry};
 
+use crate::numbers::{Numbers, format_of, half_of};
 use crate::report::{print, print_json};
 
 /// The share of a tensor's largest update that two results may be apart: some roundings of f32.
@@ -15,11 +17,13 @@ const SHARE: f64 = 1e-5;
 /// Units in the last place of a parameter that they may be apart besides. A step rounds the parameter once, and
 /// over some steps the roundings of two devices drift by a few.
 const ULPS: f64 = 4.0;
+/// The same of 16 bits, where an update is seldom near the middle between two numbers.
+const HALF_ULPS: f64 = 1.0;
 
 /// Compare two results of one job; exits with 1 where they are too far apart
 ///
 /// Two values of a tensor may differ by 1e-5 of the largest update in that tensor, and by 4 units in the last
-/// place of the value besides.
+/// place of the value besides; values of F16 and BF16 by 1 unit of theirs. Other types are equal or not.
 #[derive(clap::Args)]
 pub struct Args {
     /// One result
@@ -79,27 +83,19 @@ fn compare(a: &Archive, entry: &Entry, b: &Archive, before: &Archive) -> Result<
         Row { tensor, elements, difference, update, passed }
     };
     let (other, first) = (find(b, entry)?, find(before, entry)?);
-    if entry.dtype != Dtype::F32 {
-        if bytes(a, entry)? != bytes(b, other)? {
+    let Some(format) = format_of(entry.dtype) else {
+        if a.bytes(entry)? != b.bytes(other)? {
             bail!("tensor {:?} of {} differs between {ours} and {theirs}", entry.name, entry.dtype);
         }
         return Ok(row(0.0, 0.0, true));
-    }
-    let (x, y, p) = (a.values(entry)?, b.values(other)?, before.values(first)?);
+    };
+    let values = |archive, entry| anyhow::Ok(Numbers::read(archive, entry)?.widened().collect::<Vec<f32>>());
+    let (x, y, p) = (values(a, entry)?, values(b, other)?, values(before, first)?);
     let update = largest(x.iter().zip(&p).map(|(x, p)| apart(*x, *p)).filter(|update| update.is_finite()));
     let difference = largest(x.iter().zip(&y).map(|(x, y)| apart(*x, *y)));
-    let passed = x.iter().zip(&y).all(|(&x, &y)| apart(x, y) <= SHARE * update + ULPS * ulp(x));
+    let ulps = if format == Format::F32 { ULPS } else { HALF_ULPS };
+    let passed = x.iter().zip(&y).all(|(&x, &y)| apart(x, y) <= SHARE * update + ulps * ulp(x, format));
     Ok(row(difference, update, passed))
-}
-
-/// A tensor's bytes, whatever they mean.
-fn bytes(archive: &Archive, entry: &Entry) -> Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    archive.read_each(entry, |chunk| {
-        bytes.extend_from_slice(chunk);
-        anyhow::Ok(())
-    })?;
-    Ok(bytes)
 }
 
 /// The entry of the same name, which must have the same shape and dtype.
@@ -123,10 +119,14 @@ fn apart(a: f32, b: f32) -> f64 {
     }
 }
 
-/// The distance from `x` to the next number of f32.
-fn ulp(x: f32) -> f64 {
+/// The distance from `x` to the next number of its format.
+fn ulp(x: f32, format: Format) -> f64 {
     let x = x.abs();
-    if x.is_finite() { f64::from(x.next_up()) - f64::from(x) } else { 0.0 }
+    let next = match half_of(format) {
+        None => x.next_up(),
+        Some(half) => half.widen(half.narrow(x, Rounding::Nearest, 0).saturating_add(1)),
+    };
+    if x.is_finite() { f64::from(next) - f64::from(x) } else { 0.0 }
 }
 
 fn largest(values: impl Iterator<Item = f64>) -> f64 {
@@ -145,7 +145,7 @@ fn table(rows: &[Row], equal: bool) -> String {
     }
     let passed = rows.iter().filter(|row| row.passed).count();
     let _ = match equal {
-        true => writeln!(text, "all within {SHARE:e} of the update and {ULPS} ULP"),
+        true => writeln!(text, "all within {SHARE:e} of the update and {ULPS} ULP, or {HALF_ULPS} of 16 bits"),
         false => writeln!(text, "{} of {} tensors are too far apart", rows.len() - passed, rows.len()),
     };
     text
@@ -167,8 +167,10 @@ mod tests {
 
     #[test]
     fn an_ulp_is_the_distance_to_the_next_number() {
-        assert_eq!(ulp(1.0), f64::from(f32::EPSILON));
-        assert_eq!(ulp(-1.0), ulp(1.0));
-        assert!(ulp(0.0) > 0.0);
+        for (format, last) in [(Format::F32, 23), (Format::F16, 10), (Format::Bf16, 7)] {
+            assert_eq!(ulp(1.0, format), 0.5f64.powi(last));
+            assert_eq!(ulp(-1.0, format), ulp(1.0, format));
+            assert!(ulp(0.0, format) > 0.0);
+        }
     }
 }

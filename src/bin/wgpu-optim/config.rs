@@ -2,6 +2,7 @@
 //! what is around each update.
 
 pub mod chain;
+pub mod format;
 mod keys;
 mod layers;
 mod schedule;
@@ -13,10 +14,12 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use regex::Regex;
 use toml::Table;
+use wgpu_optim::format::{Format, Plane};
 use wgpu_optim::rule::kept_slots;
 use wgpu_optim::{Chain, Rule, Schedule};
 
 use crate::usage::usage;
+use format::FormatKeys;
 use layers::Layers;
 
 /// The most bytes of a config.
@@ -35,6 +38,7 @@ pub struct ConfigFile {
 /// Settings of some tensors as they stand in the file.
 struct Settings {
     table: Table,
+    format: FormatKeys,
     schedule: Option<Schedule>,
 }
 
@@ -55,6 +59,8 @@ pub struct Group<R> {
     pub pattern: Option<Regex>,
     /// The settings of each step; at least one.
     pub steps: Vec<R>,
+    /// How they lie in memory, as far as their files do not say.
+    pub format: FormatKeys,
     /// What moves the lr, and perhaps the momentum, from step to step.
     pub schedule: Option<Schedule>,
 }
@@ -65,10 +71,12 @@ impl<R: Rule> Config<R> {
         first_match(self.groups.iter().map(|group| group.pattern.as_ref()), name).unwrap_or_default()
     }
 
-    /// The slots that the tensors of a group keep, by name: the rule's, then the chain's.
-    pub fn slots_of(&self, group: usize) -> Vec<&'static str> {
-        let own = kept_slots(&self.groups[group].steps[0]).into_iter().map(|slot| R::SLOTS[slot]);
-        own.chain(self.chain.slots()).collect()
+    /// How the state of a tensor of a group lies, where its parameters are of this format: slot by slot, in the order in
+    /// which files hold them.
+    pub fn planes_of(&self, group: usize, params: Format, len: u64) -> Vec<Plane> {
+        let group = &self.groups[group];
+        let own = kept_slots(&group.steps[0]).into_iter().map(|slot| (R::SLOTS[slot], R::is_signed(slot)));
+        group.format.formats(params, Format::F32).planes(own, self.chain.slots(), len)
     }
 
     /// What a group is called in messages.
@@ -136,14 +144,21 @@ impl ConfigFile {
             let tables: Vec<&Table> = layers.iter().map(|(_, table)| *table).collect();
             schedule::check(schedule, &steps, &tables).map_err(|why| format!("{place}{why}"))?;
         }
-        Ok(Group { pattern: own.map(|(_, (pattern, _))| pattern.clone()), steps, schedule })
+        let format = match &own {
+            Some((_, (_, settings))) => settings.format.over(&self.rest.format),
+            None => self.rest.format.clone(),
+        };
+        let place = own.as_ref().map_or("", |(place, _)| place);
+        format.check(R::SLOTS).map_err(|why| format!("{place}{why}"))?;
+        Ok(Group { pattern: own.map(|(_, (pattern, _))| pattern.clone()), steps, format, schedule })
     }
 }
 
 impl Settings {
     fn take(mut table: Table) -> Result<Self, String> {
         let schedule = schedule::take(&mut table)?;
-        Ok(Self { table, schedule })
+        let format = FormatKeys::take(&mut table)?;
+        Ok(Self { table, format, schedule })
     }
 }
 

@@ -2,19 +2,21 @@
 
 mod around;
 mod memory;
+mod tensors;
 
 use std::fmt::Write;
 
 use anyhow::Result;
 use serde_json::{Value as Json, json};
 use wgpu_optim::checkpoint::settings::value_to_json;
+use wgpu_optim::format::{Formats, Plane};
 use wgpu_optim::plan::Limits;
 use wgpu_optim::rule::Value;
-use wgpu_optim::{Error, MemoryPlan, Rule, memory_plan, required_limits};
+use wgpu_optim::{Error, MemoryPlan, Rule, memory_plan_with, required_limits};
 
 use crate::adapter::Choice;
 use crate::config::{Config, Group};
-use crate::inputs::{Inputs, Member};
+use crate::inputs::{Inputs, Member, parts};
 use crate::report::{count, print, print_json};
 use crate::state::metadata::chain_json;
 use crate::stepper::advise;
@@ -53,15 +55,21 @@ impl<R: Rule> Explanation<'_, R> {
     }
 
     fn plan(&self, limits: &Limits) -> Result<MemoryPlan, Error> {
-        let sizes = |group| self.of_group(group).map(|member| (member.name.as_str(), member.len)).collect();
-        let groups = (0..).zip(&self.config.groups);
-        let groups: Vec<(R, Vec<(&str, u64)>)> =
-            groups.map(|(number, group)| (group.steps[0].clone(), sizes(number))).collect();
-        memory_plan(&groups, &self.config.chain, 0, limits)
+        let groups: Vec<(R, Formats, Vec<(&str, u64)>)> = parts(self.members)
+            .map(|part| {
+                let sizes = part.iter().map(|member| (member.name.as_str(), member.len)).collect();
+                (self.config.groups[part[0].group].steps[0].clone(), part[0].formats.clone(), sizes)
+            })
+            .collect();
+        memory_plan_with(&groups, &self.config.chain, 0, limits)
     }
 
     fn of_group(&self, group: usize) -> impl Iterator<Item = &Member> {
         self.members.iter().filter(move |member| member.group == group)
+    }
+
+    fn planes(&self, Member { group, formats, len, .. }: &Member) -> Vec<Plane> {
+        self.config.planes_of(*group, formats.params, *len)
     }
 
     /// Bytes of the averages.
@@ -76,10 +84,12 @@ impl<R: Rule> Explanation<'_, R> {
 
     fn to_json(&self, plan: Option<Json>) -> Json {
         let groups: Vec<Json> = (0..self.config.groups.len()).map(|group| self.group_json(group)).collect();
+        let tensors = self.members.iter().map(|member| tensors::to_json(member, &self.planes(member)));
+        let tensors: Vec<Json> = tensors.collect();
         let Config { rule, preset, .. } = self.config;
         let (unchanged, device) = (self.unchanged(), self.choice.to_json());
         json!({
-            "rule": rule, "preset": preset, "chain": chain_json(&self.config.chain), "groups": groups,
+            "rule": rule, "preset": preset, "chain": chain_json(&self.config.chain), "groups": groups, "tensors": tensors,
             "unchanged": unchanged, "device": device, "ema": self.ema(), "plan": plan,
         })
     }
@@ -117,6 +127,7 @@ impl<R: Rule> Explanation<'_, R> {
             "match": group.pattern.as_ref().map(regex::Regex::as_str),
             "settings": settings.collect::<serde_json::Map<_, _>>(),
             "formula": group.steps[0].formula(),
+            "format": format_json(group),
             "schedule": group.schedule.as_ref().and_then(|schedule| serde_json::to_value(schedule).ok()),
             "tensors": self.of_group(number).map(|member| member.name.as_str()).collect::<Vec<_>>(),
         })
@@ -140,15 +151,26 @@ impl<R: Rule> Explanation<'_, R> {
         for line in group.steps[0].formula() {
             let _ = writeln!(text, "    {line}");
         }
+        let keys = format_json(group);
+        text.push_str(if keys.is_empty() { "" } else { "  format\n" });
+        for (key, value) in keys {
+            let _ = writeln!(text, "    {key} = {value}");
+        }
         if let Some(schedule) = &group.schedule {
             let _ = writeln!(text, "  schedule\n    {}", around::schedule(schedule));
         }
         text.push_str(if tensors > 0 { "  tensors\n" } else { "" });
-        for Member { name, shape, .. } in self.of_group(number) {
-            let _ = writeln!(text, "    {} {shape:?}", name.escape_debug());
+        for member in self.of_group(number) {
+            text += &tensors::to_text(member, &self.planes(member));
         }
         text
     }
+}
+
+/// The keys of `[format]` that are said.
+fn format_json<R: Rule>(group: &Group<R>) -> serde_json::Map<String, Json> {
+    let keys = serde_json::to_value(&group.format).ok();
+    keys.and_then(|keys| keys.as_object().cloned()).unwrap_or_default()
 }
 
 /// Each setting, with one value, or with one for each step where they differ.

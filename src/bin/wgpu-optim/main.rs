@@ -10,6 +10,7 @@ mod devices;
 mod diff;
 mod explain;
 mod inputs;
+mod numbers;
 mod output;
 mod peers;
 mod report;

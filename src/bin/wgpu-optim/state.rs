@@ -1,8 +1,10 @@
 //! The state file: `state.NAME.SLOT` and `state.NAME.step` for each tensor, and in the metadata the exact step
-//! counts, the settings that they were made with, and what schedules and scaler go on from.
+//! counts, the settings and formats that they were made with, and what schedules and scaler go on from. A slot of 8 bits
+//! is two tensors: codes as U8, and `state.NAME.SLOT.scale`.
 
 pub mod average;
 mod check;
+mod held;
 pub mod metadata;
 mod progress;
 mod write;
@@ -14,11 +16,14 @@ use std::path::Path;
 use anyhow::{Result, bail};
 use wgpu_optim::Rule;
 use wgpu_optim::chain::control::Control;
+use wgpu_optim::format::Plane;
 use wgpu_optim::safetensors::{Archive, Entry};
 
 use crate::config::Config;
-use crate::inputs::Inputs;
+use crate::inputs::{Inputs, Member};
+use crate::stepper::Stored;
 use check::Check;
+use held::scale_of;
 use metadata::Metadata;
 pub use write::write;
 
@@ -42,20 +47,20 @@ impl Saved {
     ///
     /// # Errors
     /// With everything that does not fit.
-    pub fn open<R: Rule>(path: &Path, inputs: &Inputs, config: &Config<R>) -> Result<Self> {
+    pub fn open<R: Rule>(path: &Path, inputs: &Inputs, members: &[Member], config: &Config<R>) -> Result<Self> {
         let archive = Archive::open(path)?;
         let metadata = Metadata::read(&archive)?;
         let mut check = Check { archive: &archive, inputs, config, problems: Vec::new() };
         let tensors = check.tensors();
         let mut steps = BTreeMap::new();
         for (name, slots) in &tensors {
-            check.slots(name, slots);
+            check.slots(name, slots)?;
             let recorded = metadata.as_ref().map(|metadata| metadata.steps.get(*name).copied());
             if let Some(step) = check.step(name, recorded)? {
                 steps.insert(name.to_string(), step);
             }
         }
-        check.nothing_missing(&tensors, metadata.as_ref());
+        check.nothing_missing(members, &tensors, metadata.as_ref());
         let mut differences = Vec::new();
         if let Some(metadata) = &metadata {
             check.structure(tensors.keys(), metadata);
@@ -81,12 +86,14 @@ impl Saved {
         self.steps.get(name).copied()
     }
 
-    /// The values of a slot of a tensor that has state.
-    pub fn values(&self, name: &str, slot: &str) -> Result<Vec<f32>> {
-        Ok(self.archive.values(self.entry(name, slot)?)?)
+    /// The bytes of a slot of a tensor that has state, and of its scales.
+    pub fn slot(&self, name: &str, plane: Plane) -> Result<Stored> {
+        let bytes = |slot: &str| anyhow::Ok(self.archive.bytes(self.entry(name, slot)?)?);
+        let scales = if plane.storage.has_scales() { bytes(&scale_of(plane.slot))? } else { Vec::new() };
+        Ok(Stored { bytes: bytes(plane.slot)?, scales })
     }
 
-    /// Writes the values of a slot.
+    /// Writes what lies under a key.
     fn copy(&self, name: &str, slot: &str, sink: &mut dyn Write) -> Result<()> {
         self.archive.read_each(self.entry(name, slot)?, |chunk| anyhow::Ok(sink.write_all(chunk)?))
     }

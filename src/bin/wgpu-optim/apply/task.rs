@@ -9,13 +9,14 @@ use anyhow::Result;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressFinish, ProgressStyle};
 use serde_json::json;
 use wgpu_optim::Rule;
-use wgpu_optim::safetensors::Archive;
 
 use super::Args;
+use super::gradients::Gradients;
 use super::skips::Skips;
 use crate::adapter::Choice;
 use crate::config::Config;
 use crate::inputs::{Inputs, Member};
+use crate::numbers::Numbers;
 use crate::output::{Output, commit};
 use crate::report::{Report, count, print, print_json};
 use crate::state::{self, Saved, average};
@@ -65,16 +66,17 @@ impl<R: Rule> Task<'_, R> {
         {
             stepper.set_control(control)?;
         }
-        for (tensor, Member { name, group, .. }) in self.members.iter().enumerate() {
+        for (tensor, member) in self.members.iter().enumerate() {
+            let Member { name, len, group, formats, .. } = member;
             if let Some(entry) = params.get(name) {
-                stepper.set_params(tensor, params.values(entry)?)?;
+                stepper.set_params(tensor, Numbers::read(params, entry)?)?;
             }
             if let Some(saved) = &self.saved
                 && let Some(step) = saved.step_of(name)
             {
                 stepper.set_step(tensor, step)?;
-                for slot in self.config.slots_of(*group) {
-                    stepper.set_state(tensor, slot, saved.values(name, slot)?)?;
+                for plane in self.config.planes_of(*group, formats.params, *len) {
+                    stepper.set_state(tensor, plane.slot, saved.slot(name, plane)?)?;
                 }
             }
         }
@@ -87,11 +89,11 @@ impl<R: Rule> Task<'_, R> {
         let before = self.saved.as_ref().map_or(0, |saved| saved.recorded);
         let scaled = self.config.chain.scaler.is_some();
         let mut skips = scaled.then(|| Skips::new(stepper)).transpose()?;
-        let mut not_finite = NotFinite::default();
+        let mut seen = Gradients::default();
         for step in 0..self.inputs.grads.len() {
             self.retune(stepper, step)?;
             stepper.set_recorded(before + step as u64);
-            let absent = self.load_gradients(stepper, step, &mut not_finite)?;
+            let absent = self.load_gradients(stepper, step, &mut seen)?;
             // A step of nothing is none, for the scaler too; only schedules go on.
             if absent.len() < self.members.len() {
                 stepper.step(&absent)?;
@@ -102,17 +104,14 @@ impl<R: Rule> Task<'_, R> {
             bar.inc(1);
         }
         bar.finish_and_clear();
-        // With a scaler they were not stepped with, and have been told of.
-        if !scaled {
-            not_finite.tell(&mut self.report);
-        }
+        seen.tell(scaled, &mut self.report);
         Ok(skips)
     }
 
     fn retune(&self, stepper: &mut dyn Stepper<R>, step: usize) -> Result<()> {
         for (number, group) in self.config.groups.iter().enumerate() {
             if step > 0 && group.steps[step] != group.steps[step - 1] {
-                stepper.retune(number, group.steps[step].clone())?;
+                stepper.retune(number, &group.steps[step])?;
             }
         }
         Ok(())
@@ -123,7 +122,7 @@ impl<R: Rule> Task<'_, R> {
         &mut self,
         stepper: &mut dyn Stepper<R>,
         step: usize,
-        not_finite: &mut NotFinite,
+        seen: &mut Gradients,
     ) -> Result<Vec<usize>> {
         let grads = Inputs::open_grads(&self.inputs.params, &self.inputs.grads[step])?;
         let mut absent = Vec::new();
@@ -131,8 +130,8 @@ impl<R: Rule> Task<'_, R> {
             match grads.get(&member.name) {
                 None => absent.push(tensor),
                 Some(entry) => {
-                    let values = grads.values(entry)?;
-                    not_finite.count(&values, &grads, &member.name);
+                    let (values, loss) = Numbers::read(&grads, entry)?.cast(member.formats.grads);
+                    seen.count(&values, loss, || format!("{:?} of {}", member.name, grads.path()));
                     stepper.set_gradient(tensor, values)?;
                 }
             }
@@ -197,31 +196,4 @@ fn progress(steps: u64) -> ProgressBar {
     let style = ProgressStyle::with_template("{wide_bar} step {pos} of {len}");
     // An error on the way takes the bar from the screen before it is told.
     bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar())).with_finish(ProgressFinish::AndClear)
-}
-
-/// Gradients that are no numbers. They are stepped with as the framework would, so somebody should know.
-#[derive(Default)]
-struct NotFinite {
-    nan: u64,
-    infinite: u64,
-    first: Option<String>,
-}
-
-impl NotFinite {
-    fn count(&mut self, values: &[f32], grads: &Archive, name: &str) {
-        let nan = values.iter().filter(|value| value.is_nan()).count() as u64;
-        let infinite = values.iter().filter(|value| value.is_infinite()).count() as u64;
-        if nan + infinite > 0 {
-            self.first.get_or_insert_with(|| format!("{name:?} of {}", grads.path()));
-        }
-        self.nan += nan;
-        self.infinite += infinite;
-    }
-
-    fn tell(&self, report: &mut Report) {
-        if let Some(first) = &self.first {
-            let (nan, infinite) = (self.nan, self.infinite);
-            report.warn(format!("the gradients hold {nan} NaN and {infinite} infinite values, first in {first}"));
-        }
-    }
 }

@@ -50,6 +50,24 @@ impl Keys {
         self.get(key, expected, |value| value.as_integer().and_then(|x| u32::try_from(x).ok()))
     }
 
+    /// A whole number of any size that the file can hold.
+    pub fn whole(&mut self, key: &'static str) -> Result<Option<u64>, String> {
+        let expected = "a whole number from 0 to 9223372036854775807";
+        self.get(key, expected, |value| value.as_integer().and_then(|x| u64::try_from(x).ok()))
+    }
+
+    pub fn flag(&mut self, key: &'static str) -> Result<Option<bool>, String> {
+        self.get(key, "true or false", Value::as_bool)
+    }
+
+    /// The table that stands under a key; `None` where a word does, or nothing.
+    pub fn table(&mut self, key: &'static str, expected: &str) -> Result<Option<Table>, String> {
+        match self.table.get(key) {
+            None | Some(Value::String(_)) => Ok(None),
+            Some(_) => self.get(key, expected, |value| value.as_table().cloned()),
+        }
+    }
+
     pub fn word<W: Word>(&mut self, key: &'static str) -> Result<Option<W>, String> {
         let words = quoted(W::WORDS.iter().map(|(word, _)| *word));
         self.get(key, &format!("one of {words}"), |value| {

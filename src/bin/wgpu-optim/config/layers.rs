@@ -9,8 +9,6 @@ use crate::report::{count, nearest};
 
 /// Settings that may be lists, with one value for each step.
 const LISTS: [&str; 3] = ["lr", "beta1", "momentum"];
-/// A table of a later version.
-const LATER: &str = "format";
 /// Tables that are for the whole file.
 const TABLES: [&str; 4] = ["clip", "scaler", "ema", "clamp"];
 /// What frameworks call some settings, where that is too far from our name to be found by likeness.
@@ -77,9 +75,6 @@ impl Layers<'_> {
     }
 
     fn unknown<R: Rule>(&self, settings: &R, key: &str) -> String {
-        if key == LATER {
-            return format!("{key:?} comes in a later version of wgpu-optim; leave it out");
-        }
         if matches!(key, "rule" | "preset" | "group" | "match") {
             return format!(
                 "{key:?} does not stand here: rule and preset are for the whole file, match for a [[group]]"
@@ -94,7 +89,7 @@ impl Layers<'_> {
         let own: Vec<&str> = settings.settings().into_iter().map(|(name, _)| name).collect();
         let synonym = SYNONYMS.iter().find(|(theirs, ours)| *theirs == key && own.contains(ours));
         let tables = if self.layers.len() == 1 { &TABLES[..] } else { &[] };
-        let all: Vec<&str> = own.into_iter().chain(tables.iter().copied()).chain(["schedule"]).collect();
+        let all: Vec<&str> = own.into_iter().chain(tables.iter().copied()).chain(["format", "schedule"]).collect();
         let near = synonym.map(|(_, ours)| *ours).or(nearest(key, all.iter().copied())).unwrap_or_default();
         let others = rules_with(key);
         let what = if others.is_empty() {

@@ -25,7 +25,7 @@ pub fn to_json(plan: &MemoryPlan, limits: &Limits) -> Value {
     json!({
         "total": plan.total(),
         "params": plan.arena,
-        "grads": plan.arena,
+        "grads": plan.grads,
         "state": plan.state,
         "slots": slots(plan),
         "tables": plan.tables,
@@ -42,7 +42,7 @@ pub fn to_text(plan: &MemoryPlan, limits: &Limits) -> String {
     let mut line = |label: &str, value: String| {
         let _ = writeln!(text, "  {label:<12}{value}");
     };
-    for (label, pages) in [("parameters", &plan.arena), ("gradients", &plan.arena), ("state", &plan.state)] {
+    for (label, pages) in [("parameters", &plan.arena), ("gradients", &plan.grads), ("state", &plan.state)] {
         line(label, format!("{} in {}", size(pages.iter().sum()), count(pages.len() as u64, "page")));
     }
     for (slot, bytes) in slots(plan) {

@@ -1,4 +1,4 @@
-//! Writing the averages of the parameters, in the parameters' own layout.
+//! Writing the averages of the parameters, in the parameters' own layout and formats.
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -6,9 +6,11 @@ use std::io::Write;
 use anyhow::Result;
 use wgpu_optim::Rule;
 use wgpu_optim::chain::EMA;
+use wgpu_optim::safetensors::Entry;
 
 use super::Saved;
 use crate::inputs::{Inputs, Member};
+use crate::numbers::{Numbers, format_of};
 use crate::stepper::Stepper;
 
 /// Writes the average of each tensor, and the parameters of those that have taken no step: what has not moved is its
@@ -31,11 +33,26 @@ pub fn write<R: Rule>(
     for entry in params.entries() {
         let kept = saved.filter(|saved| saved.step_of(&entry.name).is_some_and(|step| step > 0));
         match (numbers.get(entry.name.as_str()), kept) {
-            (Some(&tensor), _) if steps[tensor] > 0 => stepper.write_state(tensor, EMA, sink)?,
+            (Some(&tensor), _) if steps[tensor] > 0 => {
+                let mut average = Vec::new();
+                stepper.write_state(tensor, EMA, &mut average)?;
+                narrow(&average, entry, sink)?;
+            }
             (Some(&tensor), _) => stepper.write_params(tensor, sink)?,
-            (None, Some(saved)) => saved.copy(&entry.name, EMA, sink)?,
+            (None, Some(saved)) => {
+                let mut average = Vec::new();
+                saved.copy(&entry.name, EMA, &mut average)?;
+                narrow(&average, entry, sink)?;
+            }
             (None, None) => params.read_each(entry, |chunk| anyhow::Ok(sink.write_all(chunk)?))?,
         }
     }
     Ok(())
+}
+
+/// Writes an average, which is kept in `f32`, in the format of its parameters.
+fn narrow(average: &[u8], entry: &Entry, sink: &mut dyn Write) -> Result<()> {
+    let format = format_of(entry.dtype).unwrap_or_default();
+    let (narrowed, _) = Numbers::F32(bytemuck::pod_collect_to_vec(average)).cast(format);
+    Ok(sink.write_all(narrowed.bytes())?)
 }

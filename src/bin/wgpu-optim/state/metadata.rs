@@ -7,11 +7,13 @@ use regex::Regex;
 use serde::Deserialize;
 use serde_json::Value as Json;
 use wgpu_optim::checkpoint::settings::{self, value_to_json};
+use wgpu_optim::format::Format;
 use wgpu_optim::safetensors::{Archive, Unique};
 use wgpu_optim::{Chain, Rule, Schedule};
 
 use super::progress::Progress;
 use crate::config::chain::tables;
+use crate::config::format::FormatKeys;
 use crate::config::{Config, Group, first_match};
 use crate::report::count;
 
@@ -25,6 +27,8 @@ pub struct Metadata<R> {
     rule: String,
     pub steps: BTreeMap<String, u64>,
     groups: Vec<SavedSettings<R>>,
+    /// The formats of the parameters that have state; those that are not told of are `f32`.
+    params: BTreeMap<String, Format>,
     /// The chain, as tables; `None` in a file of before there was one.
     chain: Option<Json>,
     /// What is not the state of a tensor.
@@ -62,14 +66,20 @@ impl<R: Rule> Metadata<R> {
             bail!("groups: the last must have no match");
         }
         let without_state = serde_json::from_str(get("without_state")?).context("without_state")?;
+        let Unique(params) = serde_json::from_str(archive.metadata("params").unwrap_or("{}")).context("params")?;
         let chain = archive.metadata("chain").map(serde_json::from_str).transpose().context("chain")?;
         let progress = archive.metadata("progress").map(Progress::parse).transpose().context("progress")?;
-        Ok(Self { rule: rule.into(), steps, groups, chain, progress, without_state })
+        Ok(Self { rule: rule.into(), steps, groups, params, chain, progress, without_state })
     }
 
     /// The settings that a tensor was stepped with.
     pub fn settings_of(&self, name: &str) -> &R {
         &self.group_of(name).settings
+    }
+
+    /// The format of a tensor's parameters.
+    pub fn params_of(&self, name: &str) -> Format {
+        self.params.get(name).copied().unwrap_or_default()
     }
 
     fn group_of(&self, name: &str) -> &SavedSettings<R> {
@@ -125,6 +135,7 @@ fn differing<R: Rule>(then: &SavedSettings<R>, now: &Group<R>) -> Vec<(String, S
         .filter(|((_, then), (_, now))| then != now)
         .map(|((setting, then), (_, now))| (setting.to_string(), then.to_string(), now.to_string()))
         .collect();
+    differing.extend(then.format.differing(&now.format));
     if then.schedule != now.schedule {
         let shown = |schedule: &Option<Schedule>| match schedule {
             Some(schedule) => serde_json::to_string(schedule).unwrap_or_default(),
@@ -140,6 +151,7 @@ pub fn to_json<R: Rule>(
     config: &Config<R>,
     steps: &BTreeMap<String, u64>,
     without_state: &BTreeSet<&str>,
+    params: &BTreeMap<&str, Format>,
     progress: &Progress,
 ) -> Result<serde_json::Map<String, Json>> {
     let groups: Vec<Json> = config.groups.iter().map(group_json).collect::<Result<_>>()?;
@@ -150,6 +162,7 @@ pub fn to_json<R: Rule>(
         ("preset", config.preset.clone()),
         ("steps", serde_json::to_string(steps)?),
         ("groups", serde_json::to_string(&groups)?),
+        ("params", serde_json::to_string(params)?),
         ("chain", serde_json::to_string(&chain_json(&config.chain))?),
         ("progress", serde_json::to_string(progress)?),
         ("without_state", serde_json::to_string(without_state)?),
@@ -161,6 +174,9 @@ pub fn to_json<R: Rule>(
 fn group_json<R: Rule>(group: &Group<R>) -> Result<Json> {
     let settings = group.steps.last().map(settings::to_json).unwrap_or_default();
     let mut json = serde_json::json!({"match": group.pattern.as_ref().map(Regex::as_str), "settings": settings});
+    if group.format != FormatKeys::default() {
+        json["format"] = serde_json::to_value(&group.format)?;
+    }
     if let Some(schedule) = &group.schedule {
         json["schedule"] = serde_json::to_value(schedule)?;
     }
@@ -179,6 +195,7 @@ pub fn chain_json(chain: &Chain) -> Json {
 struct SavedSettings<R> {
     pattern: Option<Regex>,
     settings: R,
+    format: FormatKeys,
     schedule: Option<Schedule>,
 }
 
@@ -188,6 +205,8 @@ struct SavedGroup {
     #[serde(rename = "match")]
     pattern: Option<String>,
     settings: Unique<Json>,
+    #[serde(default)]
+    format: FormatKeys,
     schedule: Option<Schedule>,
 }
 
@@ -196,6 +215,6 @@ impl SavedGroup {
         let pattern = self.pattern.as_deref().map(Regex::new).transpose().context("groups")?;
         let Some((_, _, preset)) = R::PRESETS.first() else { bail!("{} has no presets", R::NAME) };
         let settings = settings::from_json(preset, &self.settings.0).map_err(|why| anyhow!("groups: {why}"))?;
-        Ok(SavedSettings { pattern, settings, schedule: self.schedule })
+        Ok(SavedSettings { pattern, settings, format: self.format, schedule: self.schedule })
     }
 }
