@@ -12,8 +12,8 @@ use std::collections::{BTreeMap, HashSet};
 use crate::Error;
 use crate::chain::Chain;
 use crate::control::{Control, Memory, Set};
-use crate::format::noise::tensor_key;
 use crate::format::Formats;
+use crate::format::noise::tensor_key;
 use crate::kernel::{Kernels, limits_of};
 #[cfg(not(target_arch = "wasm32"))]
 use crate::kernel::{guarded, lost};

@@ -2,8 +2,8 @@
 
 use serde_json::{Map, Value};
 
-use super::{Dtype, Error};
 use super::header::{MAX_HEADER, METADATA};
+use super::{Dtype, Error};
 
 /// The first bytes of a file with this metadata and these tensors, given as names, types and shapes in the order of their
 /// data. Types are of whole bytes.
@@ -43,8 +43,12 @@ mod tests {
         let mut metadata = Map::new();
         metadata.insert("k\n\"".into(), "v".into());
         let f32 = Dtype::F32;
-        let tensors =
-            [("a", f32, &[2u64, 3][..]), ("scalar", f32, &[]), ("odd", Dtype::BF16, &[3]), ("none", Dtype::U8, &[0, 7])];
+        let tensors = [
+            ("a", f32, &[2u64, 3][..]),
+            ("scalar", f32, &[]),
+            ("odd", Dtype::BF16, &[3]),
+            ("none", Dtype::U8, &[0, 7]),
+        ];
         let head = head(metadata, tensors).unwrap();
         let header = Header::parse(&head[8..], 34).unwrap();
         assert_eq!(head.len() % 8, 0);

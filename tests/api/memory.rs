@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use wgpu_optim::format::{Format, Formats, Rounding, StateFormat};
 use wgpu_optim::plan::Limits;
 use wgpu_optim::{
-    Adam, Arena, BufferRange, Chain, Clip, Ema, Error, Group, Kernels, MemoryPlan, Optimizer, RmsProp, Rule, Scaler, Watch,
-    memory_plan, memory_plan_with, wgpu,
+    Adam, Arena, BufferRange, Chain, Clip, Ema, Error, Group, Kernels, MemoryPlan, Optimizer, RmsProp, Rule, Scaler,
+    Watch, memory_plan, memory_plan_with, wgpu,
 };
 
 use crate::stand::noop;
