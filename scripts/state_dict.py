@@ -7,8 +7,9 @@
 
     python state_dict.py run.pt run.safetensors     # a file of torch.save(optimizer.state_dict(), "run.pt")
 
-The file holds the tensors `state.ID.SLOT` and `state.ID.step`, all F32, and in its metadata `param_groups` as JSON and
-`optimizer`, the name of the class. IDs count the parameters of all groups in order, as in `state_dict()`.
+The file holds the tensors `state.ID.SLOT`, F32 or of 16 bits as PyTorch has them, and `state.ID.step`, F32, and in its
+metadata `param_groups` as JSON and `optimizer`, the name of the class. IDs count the parameters of all groups in order, as
+in `state_dict()`.
 """
 
 import json
@@ -29,8 +30,9 @@ def save_dict(state_dict, path, name=None):
     tensors = {}
     for id, slots in state_dict["state"].items():
         for slot, value in slots.items():
-            # A step count may be a number, and on a device.
-            value = torch.as_tensor(value, dtype=torch.float32).detach().cpu()
+            # A step count may be a number, and on a device. What is of 16 bits stays so.
+            halves = slot != "step" and value.dtype in (torch.bfloat16, torch.float16)
+            value = torch.as_tensor(value, dtype=value.dtype if halves else torch.float32).detach().cpu()
             tensors[f"state.{id}.{slot}"] = value.contiguous().clone()
     metadata = {"format": "pt", "param_groups": json.dumps([plain(group) for group in state_dict["param_groups"]])}
     save_file(tensors, path, metadata | ({"optimizer": name} if name else {}))

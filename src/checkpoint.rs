@@ -21,15 +21,17 @@
 //!
 //! # The file
 //!
-//! One safetensors file. Its tensors are F32: `state.NAME.SLOT` for each slot of each tensor, `params.NAME` if the
-//! parameters were asked for, and `extra.NAME` for what the caller adds. Its `__metadata__` are JSON texts:
+//! One safetensors file. Its tensors are `state.NAME.SLOT` for each slot of each tensor, `params.NAME` if the parameters
+//! were asked for, and `extra.NAME` for what the caller adds. They are F32, or what the [formats](crate::format) of their
+//! group say: F16, BF16, or for 8 bits U8 with the codes, and beside it `scales.NAME.SLOT`, F32, one for each block of 256.
+//! Its `__metadata__` are JSON texts:
 //!
 //! | key | holds |
 //! |---|---|
 //! | `crc32` | the checksum of the header and of each tensor, in hex |
-//! | `format`, `version` | `wgpu-optim-checkpoint`, `1` |
+//! | `format`, `version` | `wgpu-optim-checkpoint`, `1`, or `2` where some group has formats |
 //! | `rule` | the rule's name |
-//! | `groups` | for each group its settings, the names of its tensors, and its schedule if it has one |
+//! | `groups` | for each group its settings, the names of its tensors, its schedule if it has one, and in version 2 its `formats`: `params`, `grads`, `master`, `state` by slot, `rounding`, `seed`, `q8_min`, `q8_zero` |
 //! | `steps` | each tensor's step count, exact to 2^64 - 1; steps that a scaler left out are not in it |
 //! | `frozen` | the names of the tensors that are frozen |
 //! | `extras` | values that the caller adds, by name |
@@ -47,23 +49,30 @@
 //!
 //! [`Checkpoint::open`] takes nothing that contradicts itself. `load` then holds the file against the optimizer, lists
 //! everything in which they disagree, and reads the file once for its checksums, all before the optimizer is touched.
-//! `load_partial` takes what fits, for a model or settings that were changed on purpose.
+//! `load_partial` takes what fits, for a model or settings that were changed on purpose, and casts what [`Load::cast`] names.
+//!
+//! Going on is bit for bit what it would have been, also where numbers are rounded by chance: that depends on the seed, the
+//! names of tensors and how many steps there were. Scales of blocks that are not finite are refused: such a run has diverged.
 //!
 //! # PyTorch
 //!
 //! `save_pytorch` writes an optimizer's `state_dict()`, [`Checkpoint::open`] also opens one: a safetensors file of
 //! tensors `state.ID.SLOT` and `state.ID.step` whose metadata `param_groups` is the list of that name as JSON. IDs count
 //! the tensors of all groups in order, and only this order says which is which, as in PyTorch. `scripts/state_dict.py`
-//! turns such a file into a `state_dict()` and back.
+//! turns such a file into a `state_dict()` and back. PyTorch keeps state in the type of the parameters: where these are of
+//! 16 bits, so is the state. A master, Kahan's compensation, codes of 8 bits and rounding by chance it does not have.
 //!
 //! [`cpu::Optimizer`]: crate::cpu::Optimizer
 
+mod arrays;
+mod cast;
 mod changes;
 mod checksum;
 mod cpu;
 mod error;
 mod fit;
 mod fitted;
+mod formats;
 mod from_pytorch;
 pub(crate) mod native;
 mod pytorch;
@@ -78,6 +87,7 @@ use std::path::Path;
 
 pub use error::{Disagreement, Error};
 pub(crate) use fit::fit;
+use fitted::Numbers;
 pub(crate) use fitted::{From, Plane, Request};
 use from_pytorch::StateDict;
 use native::Native;
@@ -85,6 +95,9 @@ pub use serde_json::Value as Json;
 pub(crate) use write::{Outline, Source, Writer};
 
 use crate::chain::Chain;
+use crate::format::Formats;
+use crate::format::blocks::BLOCK;
+use crate::format::codes::Codes;
 use crate::rule::Rule;
 use crate::safetensors::Archive;
 use crate::schedule::Schedule;
@@ -119,7 +132,12 @@ pub struct Load<'a, P = bool> {
     /// Give the groups the file's numbers, as PyTorch's `load_state_dict` does. Otherwise every setting must be what it
     /// was. Those that decide about state must be in any case. The schedules and the chain are settings in this, too,
     /// but for `zero_grads`, which stays the optimizer's. `load_partial` keeps the optimizer's numbers.
+    ///
+    /// Formats are never changed: they must be what they were.
     pub retune: bool,
+    /// What `load_partial` may cast to the optimizer's format, to the nearest: slots by name, and `params`. Anything else
+    /// that is in another format is refused, and `load` refuses all of it.
+    pub cast: &'a [&'a str],
 }
 
 /// What was done with everything in a file and in an optimizer, under the keys of the file's format.
@@ -146,7 +164,7 @@ pub struct Checkpoint {
 
 #[derive(Debug)]
 enum Format {
-    Native(Native),
+    Native(Box<Native>),
     PyTorch(StateDict),
 }
 
@@ -170,7 +188,7 @@ impl Checkpoint {
     fn new(archive: Archive) -> Result<Self, Error> {
         let unsound = |message| Error::Unsound { path: archive.path().into(), message };
         let format = match archive.metadata("format") {
-            Some(native::FORMAT) => Format::Native(Native::parse(&archive).map_err(unsound)?),
+            Some(native::FORMAT) => Format::Native(Box::new(Native::parse(&archive).map_err(unsound)?)),
             _ if archive.metadata(pytorch::GROUPS).is_some() => {
                 Format::PyTorch(StateDict::parse(&archive).map_err(unsound)?)
             }
@@ -220,6 +238,15 @@ impl Checkpoint {
         }
     }
 
+    /// How the numbers of each group that was saved lie in memory, the state told slot by slot; empty in files that know of
+    /// nothing but `f32`, and in those of PyTorch's, whose tensors tell it one by one.
+    pub fn formats(&self) -> &[Formats] {
+        match &self.format {
+            Format::Native(native) => &native.formats,
+            Format::PyTorch(_) => &[],
+        }
+    }
+
     /// The step count of a tensor that was saved; `None` where the file has none of this name, as a `state_dict()`, which
     /// names no tensor.
     pub fn step_of(&self, name: &str) -> Option<u64> {
@@ -253,23 +280,63 @@ impl Checkpoint {
         groups.map(Ok).map_err(|message| Error::Unsound { path: self.path().into(), message })
     }
 
-    /// Reads the whole file and compares it with its checksums. `load` does so by itself.
+    /// Reads the whole file and compares it with its checksums; scales of blocks must be finite. `load` does so by itself.
     ///
     /// # Errors
     /// [`Error::Damaged`], [`Error::Unsound`], [`Error::File`].
     pub fn verify(&self) -> Result<(), Error> {
-        checksum::verify(&self.archive)
+        checksum::verify(&self.archive)?;
+        match &self.format {
+            Format::Native(native) => native.scales().try_for_each(|entry| self.check_scales(entry)),
+            Format::PyTorch(_) => Ok(()),
+        }
     }
 
-    /// Fills `bytes` with those of a tensor from its byte `start` on.
+    /// Refuses scales that no block of numbers has.
+    fn check_scales(&self, entry: usize) -> Result<(), Error> {
+        let entry = &self.archive.entries()[entry];
+        let mut block = 0;
+        self.archive.read_each(entry, |chunk| {
+            for scale in chunk.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)) {
+                if !scale.is_finite() || scale.is_sign_negative() {
+                    let message =
+                        format!("{:?} is {scale:?} of block {block}, expected a finite number >= 0", entry.name);
+                    return Err(Error::Unsound { path: self.path().into(), message });
+                }
+                block += 1;
+            }
+            Ok(())
+        })
+    }
+
+    /// Fills `bytes` with those of an array from its byte `start` on.
     pub(crate) fn read(&self, from: &From, start: u64, bytes: &mut [u8]) -> Result<(), Error> {
         match from {
             From::Entry(entry) => Ok(self.archive.read_at(&self.archive.entries()[*entry], start, bytes)?),
-            From::Initial(value) => {
-                bytes.chunks_exact_mut(4).for_each(|word| word.copy_from_slice(&value.to_le_bytes()));
-                Ok(())
+            From::Made(numbers, array) => {
+                array.fill(start, bytes, |first, values| self.numbers(*numbers, first, values))
             }
         }
+    }
+
+    /// Fills `values` with the numbers from an element on that starts a block.
+    fn numbers(&self, numbers: Numbers, first: u64, values: &mut [f32]) -> Result<(), Error> {
+        let (entry, scales, storage) = match numbers {
+            Numbers::Initial(value) => {
+                values.fill(value);
+                return Ok(());
+            }
+            Numbers::Stored { entry, scales, storage } => (entry, scales, storage),
+        };
+        let read = |entry: usize, start: u64, size: u64| {
+            let mut bytes = vec![0; size as usize];
+            self.archive.read_at(&self.archive.entries()[entry], start, &mut bytes).map(|()| bytes)
+        };
+        let (len, size) = (values.len() as u64, storage.size());
+        let elements = read(entry, first * size, len * size)?;
+        let scales = scales.map(|scales| read(scales, first / BLOCK * 4, len.div_ceil(BLOCK) * 4));
+        values.copy_from_slice(&Codes { elements, scales: scales.transpose()?.unwrap_or_default() }.values(storage));
+        Ok(())
     }
 }
 

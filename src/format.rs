@@ -254,7 +254,8 @@ impl Formats {
         own.chain(chain).chain(master).chain((self.rounding == Rounding::Kahan).then_some(lost)).collect()
     }
 
-    fn storage(&self, slot: &str, signed: bool, len: u64) -> Storage {
+    /// How a slot of the rule's lies, of a tensor of so many elements.
+    pub(crate) fn storage(&self, slot: &str, signed: bool, len: u64) -> Storage {
         match self.slots.get(slot).copied().unwrap_or(self.state) {
             StateFormat::Bf16 => Storage::Bf16,
             StateFormat::Q8 if len >= self.q8_min && signed => Storage::Q8Signed,

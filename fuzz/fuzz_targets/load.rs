@@ -3,7 +3,8 @@
 
 use libfuzzer_sys::fuzz_target;
 use wgpu_optim::checkpoint::{Checkpoint, Load};
-use wgpu_optim::{Adam, cpu};
+use wgpu_optim::format::{Formats, StateFormat};
+use wgpu_optim::{Adam, Chain, cpu};
 
 fuzz_target!(|data: &[u8]| {
     try_to_load(data.to_vec());
@@ -15,23 +16,35 @@ fuzz_target!(|data: &[u8]| {
 fn try_to_load(bytes: Vec<u8>) {
     let Ok(checkpoint) = Checkpoint::from_bytes("fuzz", bytes) else { return };
     for partial in [false, true] {
-        let mut optimizer = cpu::Optimizer::<Adam, f32>::new(Adam::PYTORCH, [("w", 2)]).unwrap();
-        let mut params = [0.5; 2];
-        optimizer.step(&mut [&mut params], &[&[1.0, 2.0]]).unwrap();
-        let before = world(&optimizer, &params);
-        let mut slices: [&mut [f32]; 1] = [&mut params];
-        let load = Load { params: Some(slices.as_mut_slice()), extras: &["a"], retune: !partial };
-        let loaded =
-            if partial { optimizer.load_partial(&checkpoint, load) } else { optimizer.load(&checkpoint, load) };
-        if loaded.is_err() {
-            assert_eq!(world(&optimizer, &params), before, "refused, and something has changed");
+        for formats in [Formats::default(), codes()] {
+            load(&checkpoint, formats, partial);
         }
-        optimizer.step(&mut [&mut params], &[&[1.0, 2.0]]).unwrap();
     }
 }
 
+/// State in 8 bits.
+fn codes() -> Formats {
+    Formats { state: StateFormat::Q8, q8_min: 1, ..Formats::default() }
+}
+
+fn load(checkpoint: &Checkpoint, formats: Formats, partial: bool) {
+    let mut optimizer = cpu::Optimizer::<Adam, f32>::with_chain(Chain::default()).unwrap();
+    optimizer.add_group_with(Adam::PYTORCH, formats, [("w", 2)]).unwrap();
+    let mut params = [0.5; 2];
+    optimizer.step(&mut [&mut params], &[&[1.0, 2.0]]).unwrap();
+    let before = world(&optimizer, &params);
+    let mut slices: [&mut [f32]; 1] = [&mut params];
+    let cast: &[&str] = if partial { &["params", "exp_avg"] } else { &[] };
+    let load = Load { params: Some(slices.as_mut_slice()), extras: &["a"], retune: !partial, cast };
+    let loaded = if partial { optimizer.load_partial(checkpoint, load) } else { optimizer.load(checkpoint, load) };
+    if loaded.is_err() {
+        assert_eq!(world(&optimizer, &params), before, "refused, and something has changed");
+    }
+    optimizer.step(&mut [&mut params], &[&[1.0, 2.0]]).unwrap();
+}
+
 fn world(optimizer: &cpu::Optimizer<Adam, f32>, params: &[f32]) -> (Vec<u32>, u64, String) {
-    let slots = ["exp_avg", "exp_avg_sq"].map(|slot| optimizer.state("w", slot).unwrap());
+    let slots = ["exp_avg", "exp_avg_sq"].map(|slot| optimizer.read_state("w", slot).unwrap());
     let values = slots.concat().into_iter().chain(params.iter().copied());
     let settings = format!("{:?}", optimizer.groups());
     (values.map(f32::to_bits).collect(), optimizer.step_of("w").unwrap(), settings)

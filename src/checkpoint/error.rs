@@ -77,6 +77,10 @@ pub enum Disagreement {
     Length { name: String, file: u64, optimizer: u64 },
     /// A tensor keeps other slots.
     Slots { name: String, file: Vec<String>, optimizer: Vec<&'static str> },
+    /// A format of a group is another one. `load` never casts, nor does it change formats.
+    Format { group: usize, setting: String, file: String, optimizer: String },
+    /// A slot of a tensor, or `params`, is in another format.
+    Stored { name: String, what: String, file: &'static str, optimizer: &'static str },
     /// The parameters of a tensor were asked for.
     MissingParams { name: String },
     /// A section was asked for that the file does not have.
@@ -118,6 +122,16 @@ impl fmt::Display for Disagreement {
             }
             Self::Slots { name, file, optimizer } => {
                 write!(f, "it has {} of {name:?}, which keeps {}", names(file), names(optimizer))
+            }
+            Self::Format { group, setting, file, optimizer } => {
+                write!(f, "the format of group {group}: {setting} is {file} in it and {optimizer} in the optimizer")
+            }
+            Self::Stored { name, what, file, optimizer } => {
+                write!(
+                    f,
+                    "{what} of {name:?} is {file} in it and {optimizer} in the optimizer; \
+                     load_partial casts what it is told to"
+                )
             }
             Self::MissingParams { name } => write!(f, "it has no parameters of {name:?}"),
             Self::MissingExtra { name } => write!(f, "it has no section {name:?}"),

@@ -7,12 +7,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::json;
 
 use super::changes::{changed_structure, changes, tell};
-use super::fitted::{Fitted, From, Move, Plane, Request};
+use super::fitted::{Fitted, Request};
 use super::saved::Saved;
-use super::{Checkpoint, Disagreement, Error, Format, Report, running};
+use super::{Checkpoint, Disagreement, Error, Format, Report, formats, running};
 use crate::chain::Chain;
+use crate::format::Formats;
 use crate::roster::{Count, Member, Roster, nearest};
-use crate::rule::Rule;
+use crate::rule::{Rule, kept_slots};
 use crate::schedule::Schedule;
 
 /// Holds a file against an optimizer, and then against its own checksums.
@@ -55,15 +56,16 @@ pub(crate) fn fit<R: Rule>(
     Ok(fitted)
 }
 
-struct Fit<'a, R: Rule> {
+/// What is known so far.
+pub(super) struct Fit<'a, R: Rule> {
     checkpoint: &'a Checkpoint,
-    roster: &'a Roster<R>,
-    request: &'a Request<'a>,
+    pub roster: &'a Roster<R>,
+    pub request: &'a Request<'a>,
     /// The file's settings; none where it is of another rule.
     groups: Vec<R>,
-    same_rule: bool,
-    disagreements: Vec<Disagreement>,
-    fitted: Fitted<R>,
+    pub same_rule: bool,
+    pub disagreements: Vec<Disagreement>,
+    pub fitted: Fitted<R>,
 }
 
 impl<R: Rule> Fit<'_, R> {
@@ -94,6 +96,7 @@ impl<R: Rule> Fit<'_, R> {
         let (theirs, ours) = (&self.groups[group], &self.roster.groups()[group]);
         let differences = if self.request.retune { changed_structure(theirs, ours) } else { changes(theirs, ours) };
         self.disagreements.extend(tell(group, differences));
+        self.disagreements.extend(self.formats(group, group));
         let ours = self.roster.schedule(group).ok().flatten();
         let theirs = match &self.checkpoint.format {
             Format::Native(native) => native.schedules[group].as_ref(),
@@ -108,6 +111,17 @@ impl<R: Rule> Fit<'_, R> {
             let (file, optimizer) = (told(theirs), told(ours));
             self.disagreements.push(Disagreement::Schedule { group, file, optimizer });
         }
+    }
+
+    /// The formats in which a group of the file differs from one of the optimizer. A `state_dict()` does not tell: its
+    /// tensors do.
+    fn formats(&self, theirs: usize, ours: usize) -> Vec<Disagreement> {
+        let (Format::Native(native), Ok(optimizer)) = (&self.checkpoint.format, self.roster.formats(ours)) else {
+            return Vec::new();
+        };
+        let slots: Vec<&str> = kept_slots(&self.roster.groups()[ours]).into_iter().map(|slot| R::SLOTS[slot]).collect();
+        let plain = Formats::default();
+        formats::changes(ours, native.formats.get(theirs).unwrap_or(&plain), optimizer, &slots)
     }
 
     /// The chain, and what the loop is in the middle of. A `state_dict()` knows nothing of either.
@@ -191,50 +205,6 @@ impl<R: Rule> Fit<'_, R> {
         self.params(tensor, member, saved);
     }
 
-    /// Slots of another rule are no state of this one, whatever their names.
-    fn slots(&mut self, tensor: usize, member: &Member, saved: &Saved) {
-        let kept = self.roster.slots(tensor);
-        let of = |slot: &str| saved.slots.get(slot).copied().filter(|_| self.same_rule);
-        let mut strange: BTreeSet<&String> = saved.slots.keys().collect();
-        let mut complete = true;
-        for (plane, &name) in kept.iter().enumerate() {
-            let key = format!("state.{}.{name}", member.name);
-            let from = match of(name) {
-                Some(entry) => From::Entry(entry),
-                None if saved.fresh && self.same_rule => From::Initial(self.roster.initial(tensor, name) as f32),
-                None => {
-                    complete = false;
-                    self.fitted.report.left.push(key);
-                    continue;
-                }
-            };
-            strange.retain(|strange| *strange != name);
-            self.fitted.report.loaded.push(key);
-            self.fitted.moves.push(Move { tensor, plane: Plane::Slot(plane), from });
-        }
-        let strict = self.same_rule && !self.request.partial;
-        if strict && !(complete && strange.is_empty()) {
-            let optimizer = kept;
-            let (name, file) = (member.name.clone(), saved.slots.keys().cloned().collect());
-            self.disagreements.push(Disagreement::Slots { name, file, optimizer });
-        }
-        self.fitted.report.ignored.extend(strange.into_iter().map(|slot| format!("state.{}.{slot}", member.name)));
-    }
-
-    fn params(&mut self, tensor: usize, member: &Member, saved: &Saved) {
-        let key = format!("params.{}", member.name);
-        match (saved.params, self.request.params) {
-            (Some(entry), true) => {
-                self.fitted.moves.push(Move { tensor, plane: Plane::Params, from: From::Entry(entry) });
-                self.fitted.report.loaded.push(key);
-            }
-            (Some(_), false) => self.fitted.report.ignored.push(key),
-            (None, true) if self.request.partial => self.fitted.report.left.push(key),
-            (None, true) => self.disagreements.push(Disagreement::MissingParams { name: member.name.clone() }),
-            (None, false) => {}
-        }
-    }
-
     fn missing(&mut self, tensor: usize, member: &Member) {
         let name = member.name.clone();
         if !self.request.partial {
@@ -266,9 +236,11 @@ impl<R: Rule> Fit<'_, R> {
         let pair = |member: &Member| Some((tensors.get(&member.name)?.group, member.group));
         let pairs: BTreeSet<(usize, usize)> = self.roster.members().iter().filter_map(pair).collect();
         for (theirs, ours) in pairs {
-            if let Some(theirs) = self.groups.get(theirs) {
-                let differences = tell(ours, changes(theirs, &self.roster.groups()[ours]));
+            if let Some(settings) = self.groups.get(theirs) {
+                let differences = tell(ours, changes(settings, &self.roster.groups()[ours]));
                 self.fitted.report.differences.extend(differences);
+                let formats = self.formats(theirs, ours);
+                self.fitted.report.differences.extend(formats);
             }
         }
     }

@@ -1,8 +1,10 @@
 //! What is wanted of a file, and what is then to be done to an optimizer.
 
 use super::Report;
+use super::cast::Array;
 use crate::chain::Chain;
 use crate::chain::control::Control;
+use crate::format::Storage;
 use crate::roster::{Count, Roster};
 use crate::rule::Rule;
 use crate::schedule::Schedule;
@@ -12,6 +14,8 @@ pub(crate) struct Request<'a> {
     pub params: bool,
     pub extras: &'a [&'a str],
     pub retune: bool,
+    /// What may be cast to the optimizer's format: slots by name, and `params`.
+    pub cast: &'a [&'a str],
     /// What fits is taken, what does not is told.
     pub partial: bool,
     /// The highest step count that there is room for.
@@ -41,15 +45,26 @@ pub(crate) struct Move {
 #[derive(Clone, Copy)]
 pub(crate) enum Plane {
     Slot(usize),
+    /// The scales of such a slot's blocks.
+    Scales(usize),
     Params,
 }
 
 /// What it is filled with.
 pub(crate) enum From {
-    /// An entry of the file, by its number.
+    /// An entry of the file, by its number, as it is.
     Entry(usize),
-    /// What the rule starts from.
+    /// These numbers, in the array's format.
+    Made(Numbers, Array),
+}
+
+/// Numbers in no format yet.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Numbers {
+    /// What the rule starts from, everywhere.
     Initial(f32),
+    /// Those of an entry that are stored so, with the entry of the scales of its blocks.
+    Stored { entry: usize, scales: Option<usize>, storage: Storage },
 }
 
 impl<R: Rule> Fitted<R> {

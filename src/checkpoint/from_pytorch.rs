@@ -10,7 +10,7 @@ use super::settings::value_from_json;
 use super::{Disagreement, checksum};
 use crate::roster::Roster;
 use crate::rule::{Rule, Value};
-use crate::safetensors::{Archive, Unique};
+use crate::safetensors::{Archive, Dtype, Unique};
 
 /// A `state_dict()`, found to be of one piece.
 #[derive(Debug)]
@@ -57,7 +57,10 @@ impl StateDict {
         let (id, slot) = parts.ok_or_else(|| format!("{key:?} is not of the form state.ID.SLOT"))?;
         let saved = self.states.get_mut(&id).ok_or_else(|| format!("{key:?}: no group has the ID {id}"))?;
         if slot != STEP {
-            return saved.add(archive, entry, Some(slot));
+            return match found.dtype {
+                Dtype::F32 | Dtype::F16 | Dtype::BF16 => saved.add(archive, entry, Some(slot)),
+                other => Err(format!("{key:?} is {other}, expected F32, F16 or BF16")),
+            };
         }
         len_of_f32(archive, entry)?;
         if found.len() != 1 {

@@ -2,7 +2,30 @@
 
 use std::collections::BTreeMap;
 
+use super::formats;
+use crate::format::blocks::BLOCK;
+use crate::format::{Formats, Storage};
 use crate::safetensors::{Archive, Dtype};
+
+/// An array in a file.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Stored {
+    /// Its entry, by number.
+    pub entry: usize,
+    /// The word of its format.
+    pub format: &'static str,
+    /// The entry of the scales of its blocks, where it goes by blocks.
+    pub scales: Option<usize>,
+}
+
+impl Stored {
+    /// How it lies, for numbers that can be negative or not.
+    pub fn storage(&self, signed: bool) -> Storage {
+        let eight = if signed { Storage::Q8Signed } else { Storage::Q8Unsigned };
+        let others = [Storage::F32, Storage::F16, Storage::Bf16];
+        others.into_iter().find(|storage| storage.word() == self.format).unwrap_or(eight)
+    }
+}
 
 /// A tensor's state in a file. Its data are told by the number of their entry.
 #[derive(Clone, Debug)]
@@ -15,8 +38,8 @@ pub(super) struct Saved {
     pub frozen: Option<bool>,
     /// It has taken no step, so there are no data: every slot is what the rule starts from.
     pub fresh: bool,
-    pub slots: BTreeMap<String, usize>,
-    pub params: Option<usize>,
+    pub slots: BTreeMap<String, Stored>,
+    pub params: Option<Stored>,
     /// Elements, where there are data that tell.
     pub len: Option<u64>,
 }
@@ -28,18 +51,68 @@ impl Saved {
 
     /// Notes that an entry is a slot, or the parameters.
     pub fn add(&mut self, archive: &Archive, entry: usize, slot: Option<&str>) -> Result<(), String> {
-        let len = len_of_f32(archive, entry)?;
+        let (len, format) = (archive.entries()[entry].len(), format_of(archive, entry)?);
         if let Some(other) = self.len.filter(|&other| other != len) {
             let name = &archive.entries()[entry].name;
             return Err(format!("{name:?} has {len} elements, others of its tensor have {other}"));
         }
         self.len = Some(len);
+        let stored = Stored { entry, format, scales: None };
         match slot {
-            Some(slot) => drop(self.slots.insert(slot.into(), entry)),
-            None => self.params = Some(entry),
+            Some(slot) => drop(self.slots.insert(slot.into(), stored)),
+            None => self.params = Some(stored),
         }
         Ok(())
     }
+
+    /// Notes that an entry holds the scales of a slot.
+    pub fn add_scales(&mut self, archive: &Archive, entry: usize, slot: &str) -> Result<(), String> {
+        let (found, name) = (len_of_f32(archive, entry)?, &archive.entries()[entry].name);
+        let of_codes = |stored: &&mut Stored| stored.format == Storage::Q8Signed.word();
+        let stored =
+            self.slots.get_mut(slot).filter(of_codes).ok_or_else(|| format!("{name:?}: there are no codes of it"))?;
+        let len = archive.entries()[stored.entry].len();
+        if found != len.div_ceil(BLOCK) {
+            let expected = len.div_ceil(BLOCK);
+            return Err(format!("{name:?} has {found} elements, expected {expected}: one for each {BLOCK} of {len}"));
+        }
+        stored.scales = Some(entry);
+        Ok(())
+    }
+
+    /// Refuses arrays that lie otherwise than these formats say.
+    pub fn check(&self, archive: &Archive, of: &Formats) -> Result<(), String> {
+        let check = |stored: &Stored, expected: Storage| {
+            let entry = &archive.entries()[stored.entry];
+            match (stored.format == expected.word(), stored.scales.is_some() == expected.has_scales()) {
+                (false, _) => Err(format!("{:?} is {}, expected {}", entry.name, entry.dtype, dtype(expected))),
+                (_, false) => Err(format!("{:?} has no scales of its blocks", entry.name)),
+                _ => Ok(()),
+            }
+        };
+        let len = self.len.unwrap_or_default();
+        self.params.iter().try_for_each(|params| check(params, of.params.storage()))?;
+        self.slots.iter().try_for_each(|(slot, stored)| check(stored, formats::storage(of, slot, len)))
+    }
+}
+
+/// The type of a file's elements that are stored so.
+pub(super) fn dtype(storage: Storage) -> Dtype {
+    match storage {
+        Storage::F32 => Dtype::F32,
+        Storage::F16 => Dtype::F16,
+        Storage::Bf16 => Dtype::BF16,
+        Storage::Q8Signed | Storage::Q8Unsigned => Dtype::U8,
+    }
+}
+
+/// The word of the format of an entry.
+fn format_of(archive: &Archive, entry: usize) -> Result<&'static str, String> {
+    let entry = &archive.entries()[entry];
+    let mut all = [Storage::F32, Storage::F16, Storage::Bf16, Storage::Q8Signed].into_iter();
+    let found = all.find(|storage| dtype(*storage) == entry.dtype);
+    let refused = || format!("{:?} is {}, expected F32, F16, BF16 or U8", entry.name, entry.dtype);
+    found.map(Storage::word).ok_or_else(refused)
 }
 
 /// The elements of an entry, which must be F32.

@@ -5,10 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Map, Value as Json, json};
 
 use super::pytorch::{CLASS, CLASSES, Class, GROUPS, INEXACT, STEP, by_group};
+use super::saved::dtype;
 use super::settings::value_to_json;
 use super::write::{Outline, Part, Source};
+use crate::chain::{ACCUMULATED, EMA};
+use crate::format::{Format, Formats, KAHAN, MASTER, Plane, Rounding};
 use crate::roster::Roster;
-use crate::rule::{Rule, Value, kept_slots};
+use crate::rule::{Rule, Value};
+use crate::safetensors::Dtype;
 
 /// A file with the optimizer's `state_dict()`, for tensors that have taken so many steps.
 ///
@@ -25,7 +29,9 @@ pub(crate) fn outline<R: Rule>(
     let class = classes.next().filter(|_| decoupled).unwrap_or(plain);
     let (mut groups, mut parts, mut ids) = (Vec::new(), Vec::new(), 0u64..);
     for (number, tensors) in by_group(roster).into_iter().enumerate() {
-        let group = write_group(class, &roster.groups()[number]).map_err(|why| format!("group {number}: {why}"))?;
+        let formats = roster.formats(number).map_err(|error| error.to_string())?;
+        let group = check_formats(formats).and_then(|()| write_group(class, &roster.groups()[number]));
+        let group = group.map_err(|why| format!("group {number}: {why}"))?;
         let mut own = Vec::with_capacity(tensors.len());
         for (tensor, id) in tensors.into_iter().zip(&mut ids) {
             add_state(&mut parts, roster, (tensor, steps[tensor]), id, shape(tensor))?;
@@ -51,11 +57,36 @@ fn add_state<R: Rule>(
     }
     let shape = shape.unwrap_or_else(|| vec![member.len]);
     let source = Source::Values(vec![step as f32]);
-    parts.push(Part { key: format!("state.{id}.{STEP}"), shape: Vec::new(), source });
+    parts.push(Part { key: format!("state.{id}.{STEP}"), dtype: Dtype::F32, shape: Vec::new(), source });
+    let params = roster.formats(member.group).map_err(|error| error.to_string())?.params.storage();
     // The rule's come first; PyTorch knows none of the chain's.
-    for (plane, slot) in kept_slots(roster.settings_of(tensor)).into_iter().enumerate() {
-        let (key, source) = (format!("state.{id}.{}", R::SLOTS[slot]), Source::Slot(tensor, plane));
-        parts.push(Part { key, shape: shape.clone(), source });
+    let own = |plane: &(usize, Plane)| plane.1.slot != EMA && plane.1.slot != ACCUMULATED;
+    for (plane, Plane { slot, storage }) in roster.planes(tensor).into_iter().enumerate().filter(own) {
+        if storage != params {
+            let (found, theirs) = (storage.word(), params.word());
+            return Err(format!(
+                "{slot} of {:?} is {found}, and PyTorch keeps it as it keeps the parameters, in {theirs}; save, \
+                 load_partial with cast into an optimizer whose state is {theirs}, and save_pytorch that",
+                member.name
+            ));
+        }
+        let (key, source) = (format!("state.{id}.{slot}"), Source::Slot(tensor, plane));
+        parts.push(Part { key, dtype: dtype(storage), shape: shape.clone(), source });
+    }
+    Ok(())
+}
+
+/// Refuses formats that PyTorch's optimizers do not have.
+fn check_formats(formats: &Formats) -> Result<(), String> {
+    let advice = "save, load_partial into an optimizer without, and save_pytorch that";
+    if formats.master {
+        return Err(format!("it keeps {MASTER}, and PyTorch's optimizers keep no master: {advice}"));
+    }
+    if formats.rounding == Rounding::Kahan {
+        return Err(format!("it keeps {KAHAN}, and PyTorch's optimizers keep no such thing: {advice}"));
+    }
+    if formats.params != Format::F32 && formats.rounding == Rounding::Stochastic {
+        return Err(format!("its rounding is stochastic, and PyTorch rounds to the nearest: {advice}"));
     }
     Ok(())
 }

@@ -7,7 +7,7 @@ use serde_json::{Map, Value as Json};
 
 use super::{Error, checksum};
 use crate::output::{self, Output, commit};
-use crate::safetensors;
+use crate::safetensors::{self, Dtype};
 
 /// What a file will hold, before any data are touched.
 pub(crate) struct Outline {
@@ -19,6 +19,7 @@ pub(crate) struct Outline {
 /// A tensor of the file.
 pub(crate) struct Part {
     pub key: String,
+    pub dtype: Dtype,
     pub shape: Vec<u64>,
     pub source: Source,
 }
@@ -27,6 +28,8 @@ pub(crate) struct Part {
 pub(crate) enum Source {
     /// A slot of a tensor, by the number of both: the slot's among those that are kept.
     Slot(usize, usize),
+    /// The scales of such a slot's blocks.
+    Scales(usize, usize),
     /// A tensor's parameters.
     Params(usize),
     /// Here they are.
@@ -49,8 +52,7 @@ impl Writer {
         let mut metadata = Map::new();
         metadata.insert(checksum::KEY.into(), checksum::placeholder(outline.parts.len()).into());
         metadata.extend(outline.metadata.clone());
-        let tensors = outline.parts.iter();
-        let tensors = tensors.map(|part| (part.key.as_str(), safetensors::Dtype::F32, part.shape.as_slice()));
+        let tensors = outline.parts.iter().map(|part| (part.key.as_str(), part.dtype, part.shape.as_slice()));
         let head = safetensors::head(metadata, tensors)?;
         let (sums, sum) = (Vec::with_capacity(outline.parts.len()), crc32fast::Hasher::new());
         let mut writer = Self { output: Output::create(path)?, head, sums, sum, failure: None };
@@ -66,9 +68,9 @@ impl Writer {
         }
     }
 
-    /// Takes the values of a whole tensor.
-    pub fn tensor(&mut self, values: &[f32]) -> Result<(), Error> {
-        self.take(bytemuck::cast_slice(values));
+    /// Takes the bytes of a whole tensor.
+    pub fn tensor(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        self.take(bytes);
         self.end_tensor()
     }
 

@@ -8,6 +8,7 @@ use crate::checkpoint::{
     Checkpoint, Error, From, Load, Outline, Plane, Report, Request, Save, Source, Writer, fit, native, to_pytorch,
 };
 use crate::kernel::{is_lost, lost};
+use crate::plan::ELEMENT;
 use crate::readback;
 use crate::rule::Rule;
 use crate::tensor::BufferRange;
@@ -59,7 +60,7 @@ impl<R: Rule> Optimizer<R> {
     /// settings if asked for, ahead of all that is submitted after this call. Needs the feature `checkpoint`.
     ///
     /// The file is read twice: for its checksums before anything is touched, then in chunks to the device. Parameters need
-    /// usage `COPY_DST`. Reading from the disk blocks; only the device is waited for as a future.
+    /// usage `COPY_DST`, and `COPY_SRC` where they are not whole words: what shares a word with them stays. Reading from the disk blocks; only the device is waited for as a future.
     ///
     /// # Errors
     /// [`Error::Mismatch`] with everything that disagrees, [`Error::Damaged`], [`Error::Unsound`], [`Error::File`],
@@ -71,9 +72,9 @@ impl<R: Rule> Optimizer<R> {
         checkpoint: &Checkpoint,
         load: Load<'_>,
     ) -> Result<Report, Error> {
-        let Load { params, extras, retune } = load;
-        self.load_as(device, queue, checkpoint, &Request { params, extras, retune, partial: false, most: self.most() })
-            .await
+        let Load { params, extras, retune, cast } = load;
+        let request = Request { params, extras, retune, cast, partial: false, most: self.most() };
+        self.load_as(device, queue, checkpoint, &request).await
     }
 
     /// [`load`](Self::load) for what was changed on purpose: takes what is in both the file and the optimizer, and tells
@@ -88,14 +89,9 @@ impl<R: Rule> Optimizer<R> {
         checkpoint: &Checkpoint,
         load: Load<'_>,
     ) -> Result<Report, Error> {
-        let Load { params, extras, .. } = load;
-        self.load_as(
-            device,
-            queue,
-            checkpoint,
-            &Request { params, extras, retune: false, partial: true, most: self.most() },
-        )
-        .await
+        let Load { params, extras, cast, .. } = load;
+        let request = Request { params, extras, retune: false, cast, partial: true, most: self.most() };
+        self.load_as(device, queue, checkpoint, &request).await
     }
 
     /// [`save`](Self::save), waiting.
@@ -163,7 +159,9 @@ impl<R: Rule> Optimizer<R> {
         self.kernels.check_device(device)?;
         if request.params {
             let check = |tensor: &crate::Tensor| {
-                tensor.params.check_usage("parameters", tensor.name(), wgpu::BufferUsages::COPY_DST)
+                let shares_words = !(tensor.params.offset() | tensor.params.size()).is_multiple_of(ELEMENT);
+                let read = if shares_words { wgpu::BufferUsages::COPY_SRC } else { wgpu::BufferUsages::empty() };
+                tensor.params.check_usage("parameters", tensor.name(), wgpu::BufferUsages::COPY_DST | read)
             };
             self.tensors.iter().try_for_each(check)?;
         }
@@ -203,6 +201,7 @@ impl<R: Rule> Optimizer<R> {
     ) -> Result<(), Error> {
         let ranges = match plane {
             Plane::Slot(plane) => self.plane_ranges(tensor, plane),
+            Plane::Scales(plane) => self.state.scale_ranges(tensor, plane),
             Plane::Params => vec![self.tensors[tensor].params.clone()],
         };
         let mut start = 0;
@@ -229,6 +228,7 @@ impl<R: Rule> Optimizer<R> {
         for part in &outline.parts {
             let ranges: Vec<BufferRange> = match &part.source {
                 Source::Slot(tensor, plane) => self.plane_ranges(*tensor, *plane),
+                Source::Scales(tensor, plane) => self.state.scale_ranges(*tensor, *plane),
                 Source::Params(tensor) => vec![self.tensors[*tensor].params.clone()],
                 Source::Values(values) => {
                     writer.take(bytemuck::cast_slice(values));

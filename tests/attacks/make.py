@@ -1,10 +1,11 @@
 """Writes the hostile files of this folder: each breaks one rule of the safetensors format. Those in `checkpoint` are sound
-safetensors files, and each breaks one rule of a checkpoint or of PyTorch's state_dict().
+safetensors files, and each breaks one rule of a checkpoint or of PyTorch's state_dict(). Those in `formats` are for an
+optimizer with state in 8 bits.
 
     python make.py
 
-The messages that they must earn are in tests/cli/attacks.rs and tests/checkpoint/attacks.rs, which also find a file that is
-missing there.
+The messages that they must earn are in tests/cli/attacks.rs, tests/checkpoint/attacks.rs and tests/checkpoint/formats.rs,
+which also find a file that is missing there.
 """
 
 import json
@@ -92,12 +93,14 @@ SLOTS = {"state.w.exp_avg": 2, "state.w.exp_avg_sq": 2}
 
 
 def tensors(elements, dtype="F32", width=4):
-    """The entries of a header for names with numbers of elements, and the bytes of their data."""
-    entries, end = {}, 0
-    for name, count in elements.items():
-        entries[name] = tensor(end, end + width * count, [count], dtype)
-        end += width * count
-    return entries, bytes(end)
+    """The entries of a header for names with numbers of elements, and the bytes of their data. In place of a number may stand
+    a type, the number, and the bytes."""
+    entries, all = {}, b""
+    for name, of in elements.items():
+        own, count, data = of if isinstance(of, tuple) else (dtype, of, bytes(width * of))
+        entries[name] = tensor(len(all), len(all) + len(data), [count], own)
+        all += data
+    return entries, all
 
 
 def text(metadata):
@@ -138,6 +141,38 @@ def scaled(**parts):
     return {"chain": CHAIN | {"scaler": SCALER} | parts, "scaler": CONTROL, "histories": {"w": 0}}
 
 
+FORMATS = {
+    "params": "f32", "grads": "f32", "master": False, "state": {"exp_avg": "q8", "exp_avg_sq": "q8"}, "rounding": "nearest",
+    "seed": 0, "q8_min": 1, "q8_zero": "guarded",
+}
+
+
+def codes(count=2):
+    return ("U8", count, bytes(count))
+
+
+def scales(*values, dtype="F32", letter="f"):
+    return (dtype, len(values), struct.pack(f"<{len(values)}{letter}", *values))
+
+
+CODES = {
+    "state.w.exp_avg": codes(), "scales.w.exp_avg": scales(1.0), "state.w.exp_avg_sq": codes(),
+    "scales.w.exp_avg_sq": scales(0.5),
+}
+
+
+def formatted(change=None, elements=CODES, version="2", without=()):
+    """A checkpoint of a group with formats: with this change of them, or this text, and without these arrays."""
+    formats = change if isinstance(change, (str, list)) else FORMATS | (change or {})
+    if isinstance(formats, dict):
+        formats = {key: value for key, value in formats.items() if value is not None}
+    groups = json.dumps([GROUP | {"formats": formats if not isinstance(formats, str) else 0}])
+    if isinstance(formats, str):
+        groups = groups.replace('"formats": 0', '"formats": ' + formats)
+    elements = {name: of for name, of in elements.items() if name not in without}
+    return checkpoint({"version": version, "groups": groups}, elements)
+
+
 def without_crc32():
     entries, data = tensors(SLOTS)
     return file({"__metadata__": text(METADATA)} | entries, 0) + data
@@ -165,7 +200,7 @@ CHECKPOINTS = {
     "pickle_of_torch": b"PK\x03\x04\x00\x00\x08\x08" + bytes(100),
     "state_of_apply": file({"__metadata__": {"format": "wgpu-optim-state", "version": "1"}}, 0),
     # The metadata.
-    "version_2": checkpoint({"version": "2"}),
+    "version_3": checkpoint({"version": "3"}),
     "version_missing": checkpoint({"version": None}),
     "key_unknown": checkpoint({"schedule": "{}"}),
     "rule_missing": checkpoint({"rule": None}),
@@ -234,6 +269,44 @@ CHECKPOINTS = {
     "slot_unknown": checkpoint(elements=SLOTS | {"state.w.velocity": 2}),
     "no_state": checkpoint(elements={}),
     "halves": checkpoint(dtype="F16", width=2),
+    # Formats.
+    "formats_no_table": formatted([]),
+    "formats_in_version_1": formatted(version="1"),
+    "formats_missing_in_version_2": checkpoint({"version": "2"}, CODES),
+    "formats_key_unknown": formatted({"sofa": 1}),
+    "formats_key_missing": formatted({"seed": None}),
+    "formats_word_unknown": formatted({"params": "f8"}),
+    "formats_slot_word_unknown": formatted({"state": {"exp_avg": "q4"}}),
+    "formats_slot_twice": formatted(json.dumps(FORMATS).replace('"exp_avg_sq": "q8"', '"exp_avg": "bf16"')),
+    "formats_key_twice": formatted(json.dumps(FORMATS).replace('"seed": 0', '"seed": 0, "seed": 1')),
+    "formats_seed_negative": formatted({"seed": -1}),
+    "formats_seed_past_64_bits": formatted({"seed": 2**64}),
+    "formats_q8_min_fraction": formatted({"q8_min": 0.5}),
+    "formats_master_of_f32": formatted({"master": True}),
+    "formats_kahan_beside_master": formatted({"params": "f16", "master": True, "rounding": "kahan"}),
+    "formats_of_another": formatted(),
+    "formats_of_other_slots": formatted({"state": {"velocity": "bf16"}}, SLOTS),
+    "codes_of_other_length": formatted(elements=CODES | {"state.w.exp_avg_sq": codes(3)}),
+    "codes_not_named": formatted({"q8_min": 3}),
+    "codes_named_and_halves": formatted(elements=CODES | {"state.w.exp_avg_sq": ("BF16", 2, bytes(4))}, without=["scales.w.exp_avg_sq"]),
+    "codes_named_and_full": formatted(elements=SLOTS),
+    "scales_missing": formatted(without=["scales.w.exp_avg_sq"]),
+    "scales_too_many": formatted(elements=CODES | {"scales.w.exp_avg": scales(1.0, 1.0)}),
+    "scales_of_no_block": formatted(elements=CODES | {"scales.w.exp_avg": scales()}),
+    "scales_of_halves": formatted(elements=CODES | {"scales.w.exp_avg": scales(1.0, dtype="F16", letter="e")}),
+    "scales_of_nobody": formatted(elements=CODES | {"scales.v.exp_avg": scales(1.0)}),
+    "scales_of_no_codes": checkpoint(elements=SLOTS | {"scales.w.exp_avg": scales(1.0)}),
+    "scales_of_no_slot": formatted(elements=CODES | {"scales.w.velocity": scales(1.0)}),
+    "scales_without_slot": formatted(elements=CODES | {"scales.w": scales(1.0)}),
+    "halves_not_the_named": formatted({"state": {"exp_avg": "bf16", "exp_avg_sq": "bf16"}}, SLOTS),
+    "params_not_the_named": formatted({"params": "bf16"}, CODES | {"params.w": ("F16", 2, bytes(4))}),
+    "master_of_halves": formatted({"params": "f16", "master": True}, CODES | {"state.w.master_param": ("F16", 2, bytes(4))}),
+    "kahan_of_another_half": formatted(
+        {"params": "f16", "rounding": "kahan"}, CODES | {"state.w.kahan_comp": ("BF16", 2, bytes(4))}
+    ),
+    "kahan_not_named": formatted({"params": "f16"}, CODES | {"state.w.kahan_comp": ("F16", 2, bytes(4))}),
+    "halves_of_odd_bytes": formatted(elements=CODES | {"params.w": ("BF16", 2, bytes(3))}),
+    "doubles": checkpoint(elements=SLOTS | {"params.w": ("F64", 2, bytes(16))}),
     # The checksums.
     "crc32_missing": without_crc32(),
     "crc32_too_short": checkpoint(crc32="00000000"),
@@ -261,9 +334,32 @@ CHECKPOINTS = {
     "torch_step_too_large": torch(step=2.0**24),
     "torch_step_of_two": torch(elements=TORCH_SLOTS | {"state.0.step": 2}),
     "torch_two_tensors": torch({"params": [0, 1]}),
+    "torch_halves": torch(elements=TORCH_SLOTS | {"state.0.exp_avg": ("BF16", 2, bytes(4))}),
+    "torch_codes": torch(elements=TORCH_SLOTS | {"state.0.exp_avg": codes()}),
+    "torch_doubles": torch(elements=TORCH_SLOTS | {"state.0.exp_avg": ("F64", 2, bytes(16))}),
+    "torch_step_of_halves": torch(elements=TORCH_SLOTS | {"state.0.step": ("BF16", 1, bytes(2))}),
 }
 
-for folder, files in [(HERE, ATTACKS), (HERE / "checkpoint", CHECKPOINTS)]:
+# Those that only an optimizer with these formats looks into, and what they differ from.
+FORMATTED = {
+    "sound": formatted(),
+    "scale_nan": formatted(elements=CODES | {"scales.w.exp_avg_sq": scales(float("nan"))}),
+    "scale_negative": formatted(elements=CODES | {"scales.w.exp_avg": scales(-1.0)}),
+    "scale_minus_zero": formatted(elements=CODES | {"scales.w.exp_avg": scales(-0.0)}),
+    "scale_infinite": formatted(elements=CODES | {"scales.w.exp_avg": scales(float("inf"))}),
+    "scale_damaged": formatted()[:-1] + b"\x01",
+    "codes_of_one": formatted(
+        elements={name: codes(1) if "state" in name else of for name, of in CODES.items()}
+    ),
+    "codes_past_a_block": formatted(
+        elements={name: codes(257) if "state" in name else scales(1.0, 1.0) for name, of in CODES.items()}
+    ),
+    "slot_missing": formatted(without=["state.w.exp_avg_sq", "scales.w.exp_avg_sq"]),
+    "zero_of_another": formatted({"q8_zero": "reference"}),
+    "state_of_f32": checkpoint(),
+}
+
+for folder, files in [(HERE, ATTACKS), (HERE / "checkpoint", CHECKPOINTS), (HERE / "formats", FORMATTED)]:
     folder.mkdir(exist_ok=True)
     for name, content in files.items():
         (folder / f"{name}.safetensors").write_bytes(content)

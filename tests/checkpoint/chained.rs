@@ -192,7 +192,7 @@ fn saved() -> Vec<u8> {
     std::fs::read(path).unwrap()
 }
 
-const PARAMS: Load<'static> = Load { params: true, extras: &[], retune: false };
+const PARAMS: Load<'static> = Load { params: true, extras: &[], retune: false, cast: &[] };
 
 /// What is said of the file of [`saved`], and that nothing is touched.
 fn refused(run: &mut impl Run<Adam>, load: Load<'_>) -> (Vec<D>, String) {

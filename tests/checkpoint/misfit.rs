@@ -11,7 +11,7 @@ fn refusal<R: Rule>(groups: &[R], tensors: &[(&str, usize, usize)], load: Load<'
     let checkpoint = Checkpoint::from_bytes("run", saved().1).unwrap();
     let mut run = OnCpu::new(groups, tensors);
     run.step(9);
-    let again = || Load { params: load.params, extras: load.extras, retune: load.retune };
+    let again = || Load { params: load.params, extras: load.extras, retune: load.retune, cast: &[] };
     let told = refused(&mut run, &checkpoint, again());
     if let Some(gpu) = gpu() {
         let mut run = OnGpu::new(&gpu, groups, tensors);
@@ -39,7 +39,7 @@ fn everything_that_disagrees_is_listed_at_once() {
     let [first, second] = adam();
     let groups = [Adam { amsgrad: false, ..first }, Adam { beta2: 0.99, ..second.clone() }, second];
     let tensors = [("w", 6, 0), ("b", 2, 0), ("d", 3, 1), ("e", 4, 2)];
-    let load = Load { params: true, extras: &["note", "counters"], retune: false };
+    let load = Load { params: true, extras: &["note", "counters"], retune: false, cast: &[] };
     let (told, message) = refusal(&groups, &tensors, load);
     let slots = |names: &[&str]| names.iter().map(|name| name.to_string()).collect();
     let expected = [
@@ -89,7 +89,7 @@ fn another_rule_is_told_with_the_tensors_that_do_not_fit() {
 fn numbers_are_taken_from_the_file_if_asked_for_and_structure_never() {
     let tensors = [("w", 5, 0), ("b", 2, 1), ("c", 1, 1)];
     let [first, second] = adam();
-    let retune = || Load { params: true, extras: &["note", "scales"], retune: true };
+    let retune = || Load { params: true, extras: &["note", "scales"], retune: true, cast: &[] };
     let checkpoint = Checkpoint::from_bytes("run", saved().1).unwrap();
     let mut run = OnCpu::new(&[Adam { lr: 1.0, ..first.clone() }, Adam { eps: 0.5, ..second.clone() }], &tensors);
     run.load_with(&checkpoint, retune(), false).unwrap();

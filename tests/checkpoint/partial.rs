@@ -18,7 +18,7 @@ fn takes_what_fits(mut run: impl Run<Adam>) -> World {
     run.step(9);
     run.freeze("c");
     let (before, file) = (run.world(), saved().0.world());
-    let load = Load { params: true, extras: &["note", "counters"], retune: true };
+    let load = Load { params: true, extras: &["note", "counters"], retune: true, cast: &[] };
     let report = run.load_with(&checkpoint, load, true).unwrap();
     let loaded =
         ["state.w.exp_avg", "state.w.exp_avg_sq", "params.w", "state.c.exp_avg", "state.c.exp_avg_sq", "params.c"];

@@ -156,8 +156,8 @@ impl<R: Rule> Run<R> for OnCpu<R> {
 
     fn load_with(&mut self, checkpoint: &Checkpoint, load: Load<'_>, partial: bool) -> Result<Report, Error> {
         let mut slices: Vec<&mut [f32]> = self.params.iter_mut().map(Vec::as_mut_slice).collect();
-        let Load { params, extras, retune } = load;
-        let load = Load { params: params.then_some(slices.as_mut_slice()), extras, retune };
+        let Load { params, extras, retune, cast } = load;
+        let load = Load { params: params.then_some(slices.as_mut_slice()), extras, retune, cast };
         if partial { self.optimizer.load_partial(checkpoint, load) } else { self.optimizer.load(checkpoint, load) }
     }
 
@@ -338,4 +338,4 @@ pub fn small() -> OnCpu<Adam> {
 pub const SMALL: [(&str, usize, usize); 3] = [("w", 5, 0), ("b", 2, 1), ("c", 1, 1)];
 
 /// What a file of [`saved`] is loaded with.
-pub const LOAD: Load<'static> = Load { params: true, extras: &["note", "scales"], retune: false };
+pub const LOAD: Load<'static> = Load { params: true, extras: &["note", "scales"], retune: false, cast: &[] };

@@ -6,6 +6,9 @@
 A case is 4 tensors in 2 groups, K steps, and AHEAD more. For each there are two files: NAME.safetensors, the state after K
 steps as scripts/state_dict.py writes it, and NAME.run.safetensors with `param/ID` after K steps, `grad/ID` [AHEAD, ...] of
 the steps that follow, and `param_f64/ID` [AHEAD, ...] after each of them: PyTorch in float64 from the same float32 state.
+
+In a case of halves all of that is BF16, and there are `param_bf16/ID`, what PyTorch's fused kernel makes of it in bfloat16,
+instead: every code counts. `check` then allows a device one code, and the CPU none.
 """
 
 import sys
@@ -14,6 +17,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.numpy import load_file, save_file
+from safetensors.torch import load_file as load_torch
+from safetensors.torch import save_file as save_torch
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent.parent / "scripts"))
@@ -33,11 +38,13 @@ CASES = {
         {"lr": 2e-3, "alpha": 0.9, "momentum": 0.5, "weight_decay": 0.01},
     ),
 }
+# Parameters, gradients and state in bfloat16.
+HALVES = {"adamw_bf16": (torch.optim.AdamW, {"lr": 1e-2, "fused": True}, {"lr": 3e-3, "weight_decay": 0.3, "fused": True})}
 
 
 def build(case, params):
     """The optimizer of a case over tensors."""
-    kind, first, second = CASES[case]
+    kind, first, second = (CASES | HALVES)[case]
     return kind([first | {"params": params[:2]}, second | {"params": params[2:]}])
 
 
@@ -86,6 +93,58 @@ def write():
         print(f"{case}: {sum(param.numel() for param in params)} elements, steps {K} and {AHEAD}")
 
 
+def follow_halves(case, path, start, grads):
+    """The parameters after each of the steps that follow on a saved state, all in bfloat16."""
+    params = [values.clone().requires_grad_() for values in start]
+    optimizer = build(case, params)
+    state_dict.load(optimizer, path)
+    for group in optimizer.param_groups:
+        group["fused"] = True  # How a step is executed: the other kernels round in its middle.
+    slots = [slots for slots in optimizer.state.values()]
+    kinds = {slot[name].dtype for slot in slots for name in slot if name != "step"}
+    assert kinds == {torch.bfloat16}, kinds
+    trajectory = [[] for _ in params]
+    for t in range(AHEAD):
+        for param, grad in zip(params, grads):
+            param.grad = grad[t].clone()
+        optimizer.step()
+        for steps, param in zip(trajectory, params):
+            steps.append(param.detach().clone())
+    return [torch.stack(steps) for steps in trajectory]
+
+
+def write_halves():
+    for case in HALVES:
+        draw = torch.Generator().manual_seed(7)
+        normal = lambda *shape: torch.randn(*shape, generator=draw).bfloat16()  # noqa: E731
+        params = [normal(*shape).requires_grad_() for shape in SHAPES]
+        optimizer = build(case, params)
+        for _ in range(K):
+            for param, shape in zip(params, SHAPES):
+                param.grad = normal(*shape)
+            optimizer.step()
+        path = FOLDER / f"{case}.safetensors"
+        state_dict.save(optimizer, path)
+        start = [param.detach().clone() for param in params]
+        grads = [normal(AHEAD, *shape) for shape in SHAPES]
+        tensors = {}
+        for id, after in enumerate(follow_halves(case, path, start, grads)):
+            tensors |= {f"param/{id}": start[id], f"grad/{id}": grads[id], f"param_bf16/{id}": after}
+        save_torch(tensors, FOLDER / f"{case}.run.safetensors", {"torch": torch.__version__})
+        print(f"{case}: {sum(param.numel() for param in params)} elements, steps {K} and {AHEAD}")
+
+
+def check_halves(device, case, path, run):
+    """Whether PyTorch went on as wgpu-optim did: to the code, and on a GPU to one."""
+    shaped = lambda key, *sides: [run[f"{key}/{id}"].reshape(*sides, *shape) for id, shape in enumerate(SHAPES)]  # noqa: E731
+    theirs = follow_halves(case, path, shaped("param"), shaped("grad", AHEAD))
+    ours = shaped("param_bf16", AHEAD)
+    apart = [(a.view(torch.int16).int() - b.view(torch.int16).int()).abs() for a, b in zip(ours, theirs)]
+    worst, differ = max(int(each.max()) for each in apart), sum(int((each > 0).sum()) for each in apart)
+    print(f"{device}-{case}: {differ} codes differ, by {worst} at most, after {AHEAD} steps in PyTorch {torch.__version__}")
+    return worst <= (0 if device == "cpu" else 1)
+
+
 def ulp(values):
     return np.spacing(np.abs(values).astype(np.float32)).astype(np.float64)
 
@@ -105,7 +164,11 @@ def check(folder):
     failed, paths = False, sorted(Path(folder).glob("*.run.safetensors"))
     for path in paths:
         device_and_case = path.name.removesuffix(".run.safetensors")
-        case, run = device_and_case.split("-", 1)[1], load_file(path)
+        device, case = device_and_case.split("-", 1)
+        if case in HALVES:
+            failed |= not check_halves(device, case, Path(folder) / f"{device_and_case}.safetensors", load_torch(path))
+            continue
+        run = load_file(path)
         shaped = lambda key: [run[f"{key}/{id}"] for id in range(len(SHAPES))]  # noqa: E731
         start = [values.reshape(shape) for values, shape in zip(shaped("param"), SHAPES)]
         grads = [values.reshape(-1, *shape) for values, shape in zip(shaped("grad"), SHAPES)]
@@ -122,6 +185,7 @@ def check(folder):
 if __name__ == "__main__":
     if sys.argv[1:] == ["write"]:
         write()
+        write_halves()
     elif len(sys.argv) == 3 and sys.argv[1] == "check":
         check(sys.argv[2])
     else:
