@@ -26,6 +26,9 @@ pub const RING: usize = 2;
 /// A buffer, or buffers of one use, and their bytes. They have the label `wgpu-optim NAME` on the device.
 pub type Named = (&'static str, u64);
 
+/// A group to be planned: its settings, its formats, and the name and length in elements of each tensor.
+pub type Planned<'a, R> = (R, Formats, Vec<(&'a str, u64)>);
+
 /// Bytes of everything, for tensors in an arena for each pair of formats, in this order. For buffers of the caller's own,
 /// `state` is the same and `arena` and `grads` are theirs.
 #[derive(Clone, Debug, PartialEq)]
@@ -114,7 +117,7 @@ pub fn memory_plan<R: Rule>(
 /// # Errors
 /// As [`memory_plan`]; [`Error::Setting`] for formats that do not go together.
 pub fn memory_plan_with<R: Rule>(
-    groups: &[(R, Formats, Vec<(&str, u64)>)],
+    groups: &[Planned<'_, R>],
     chain: &Chain,
     watch: impl Into<Watch>,
     limits: &Limits,

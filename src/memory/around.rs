@@ -61,7 +61,8 @@ impl Shape {
             ("scaler", 16),
             ("steps", self.tensors.max(FEWEST).next_power_of_two() as u64 * ELEMENT),
             ("report", REPORT),
-            ("jobs", dispatches.len() as u64 * ROW),
+            // One more, for steps of no row.
+            ("jobs", (dispatches.len() as u64 + 1) * ROW),
             ("scopes", self.scopes * 8),
             ("roll", self.tensors as u64 * ELEMENT),
             ("rows", self.classes() * ROW),

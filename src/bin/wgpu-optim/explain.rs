@@ -9,7 +9,8 @@ use std::fmt::Write;
 use anyhow::Result;
 use serde_json::{Value as Json, json};
 use wgpu_optim::checkpoint::settings::value_to_json;
-use wgpu_optim::format::{Formats, Plane};
+use wgpu_optim::format::Plane;
+use wgpu_optim::memory::Planned;
 use wgpu_optim::plan::Limits;
 use wgpu_optim::rule::Value;
 use wgpu_optim::{Error, MemoryPlan, Rule, memory_plan_with, required_limits};
@@ -55,7 +56,7 @@ impl<R: Rule> Explanation<'_, R> {
     }
 
     fn plan(&self, limits: &Limits) -> Result<MemoryPlan, Error> {
-        let groups: Vec<(R, Formats, Vec<(&str, u64)>)> = parts(self.members)
+        let groups: Vec<Planned<'_, R>> = parts(self.members)
             .map(|part| {
                 let sizes = part.iter().map(|member| (member.name.as_str(), member.len)).collect();
                 (self.config.groups[part[0].group].steps[0].clone(), part[0].formats.clone(), sizes)
