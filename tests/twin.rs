@@ -205,3 +205,15 @@ fn buffer(gpu: &Gpu, words: usize) -> wgpu::Buffer {
 fn slot_index<R: Rule>(slot: &str) -> usize {
     R::SLOTS.iter().position(|&known| known == slot).unwrap()
 }
+
+#[test]
+fn every_rule_in_every_format_stores_the_twins_codes() {
+    let Some(Gpu { device, queue }) = support::gpu() else { return };
+    let each = |row: &verify::formats::Row| println!("{} in {} ({}): {:?}", row.rule, row.formats, row.case, row.off);
+    let rows = verify::formats::run(&device, &queue, each).unwrap();
+    assert_eq!(rows.len(), verify::formats::cases());
+    for row in rows {
+        assert!(row.passed(), "{row:#?}");
+        assert!(row.elements > 10_000 && row.off.codes + row.elements > 20_000, "{row:#?}");
+    }
+}
