@@ -14,7 +14,7 @@ use crate::format::{Format, Formats, Q8Zero, Rounding, StateFormat};
 use crate::rule::{Rule, Visitor, visit};
 use stand::Stand;
 
-pub use numbers::{Off, SHARE};
+pub use numbers::{Numbers, Off, SHARE};
 
 /// Steps of each tensor.
 const STEPS: usize = 4;

@@ -18,17 +18,19 @@ pub struct Numbers {
 }
 
 impl Numbers {
+    /// Those of some codes.
     pub fn new(storage: Storage, codes: Codes) -> Self {
         let values = codes.values(storage);
         Self { storage, codes, values }
     }
 
-    /// Each becomes the nearest.
+    /// Each of some numbers becomes the nearest.
     pub fn nearest(storage: Storage, values: &[f32]) -> Self {
         Self::new(storage, Codes::of(storage, Q8Zero::default(), values))
     }
 
-    pub fn of_slice(storage: Storage, slice: Slice<'_>) -> Self {
+    /// Those of a slice on the CPU.
+    pub(super) fn of_slice(storage: Storage, slice: Slice<'_>) -> Self {
         let (elements, scales) = match slice {
             Slice::Full(values) => (bytemuck::cast_slice(values), [].as_slice()),
             Slice::F16(values) => (bytemuck::cast_slice(values), [].as_slice()),
@@ -38,7 +40,8 @@ impl Numbers {
         Self::new(storage, Codes { elements: elements.to_vec(), scales: scales.to_vec() })
     }
 
-    pub fn write_to(&self, slice: SliceMut<'_>) {
+    /// Writes them to a slice of the same length and storage.
+    pub(super) fn write_to(&self, slice: SliceMut<'_>) {
         let Codes { elements, scales } = &self.codes;
         match slice {
             SliceMut::Full(values) => bytemuck::cast_slice_mut(values).copy_from_slice(elements),
@@ -51,6 +54,7 @@ impl Numbers {
         }
     }
 
+    /// The numbers, decoded.
     pub fn values(&self) -> &[f32] {
         &self.values
     }
@@ -99,7 +103,7 @@ impl Off {
     }
 
     /// Compares what a device stored with what it should have, each of which may be so far off before it is rounded.
-    pub(super) fn compare(&mut self, found: &Numbers, expected: &Numbers, within: impl Fn(usize) -> f64) {
+    pub fn compare(&mut self, found: &Numbers, expected: &Numbers, within: impl Fn(usize) -> f64) {
         if found.values.len() != expected.values.len() {
             self.envelope = f64::INFINITY;
         } else if found.storage == Storage::F32 {
@@ -111,7 +115,7 @@ impl Off {
     }
 
     /// Compares numbers of 32 bits.
-    pub(super) fn full(&mut self, found: &[f32], expected: impl Fn(usize) -> f64, within: impl Fn(usize) -> f64) {
+    pub fn full(&mut self, found: &[f32], expected: impl Fn(usize) -> f64, within: impl Fn(usize) -> f64) {
         for (element, &found) in found.iter().enumerate() {
             self.error(found.into(), expected(element), within(element));
         }
