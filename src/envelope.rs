@@ -88,6 +88,8 @@ pub struct Trial<'a, R: Rule> {
     oracle: Snapshot<f64>,
     /// The oracle with gradients that are off by a few roundings.
     nudged: Snapshot<f64>,
+    /// The tensor's largest update.
+    largest: f64,
 }
 
 impl<'a, R: Rule> Trial<'a, R> {
@@ -96,13 +98,36 @@ impl<'a, R: Rule> Trial<'a, R> {
         let exact = rule.fold(step);
         let nudge = |&g: &f32| f64::from(g) * (1.0 + NUDGE) + FLUSHED.copysign(g.into());
         let nudged: Vec<f64> = grads.iter().map(nudge).collect();
+        let oracle = before.stepped(rule, &exact, grads);
+        let update = |(&p0, p): (&f32, &f64)| (p - f64::from(p0)).abs();
+        let largest = before.params.iter().zip(&oracle.params).map(update).fold(0.0, f64::max);
         Self {
             rule,
             before,
             twin: before.stepped(rule, &cast(&exact), grads),
-            oracle: before.stepped(rule, &exact, grads),
+            oracle,
             nudged: before.stepped_by(rule, &exact, &nudged),
+            largest,
         }
+    }
+
+    /// What the `f64` oracle makes of it.
+    pub fn oracle(&self) -> &Snapshot<f64> {
+        &self.oracle
+    }
+
+    /// How far a parameter may be from where a reference has it.
+    pub fn params_within(&self, element: usize, reference: f64) -> f64 {
+        let size = self.before.params[element].abs().max(reference.abs() as f32);
+        let cancelled = (self.nudged.params[element] - self.oracle.params[element]).abs();
+        SHARE * self.largest + ULPS * ulp(size) + cancelled
+    }
+
+    /// How far an element of a slot may be from where a reference has it.
+    pub fn slot_within(&self, slot: usize, element: usize, reference: f64) -> f64 {
+        let scale = f64::from(self.before.slots[slot][element].abs()) + reference.abs();
+        let cancelled = (self.nudged.slots[slot][element] - self.oracle.slots[slot][element]).abs();
+        STATE_SHARE * scale + cancelled + FLUSHED
     }
 
     /// How far the device is from the `f64` oracle. A value that is not finite is infinitely wrong.
@@ -125,18 +150,15 @@ impl<'a, R: Rule> Trial<'a, R> {
     }
 
     fn params<T: Real>(&self, device: &[f32], reference: &[T]) -> Worst {
-        let before = &self.before.params;
-        let update = |(&p0, p): (&f32, &f64)| (p - f64::from(p0)).abs();
-        let largest = before.iter().zip(&self.oracle.params).map(update).fold(0.0, f64::max);
+        let (before, largest) = (&self.before.params, self.largest);
         let mut worst = Worst { envelope: missing(device, reference), ..Worst::default() };
         for (i, (&p, &reference)) in device.iter().zip(reference).enumerate() {
             let error = error(p, reference);
             let size = before[i].abs().max(reference.to_f64().abs() as f32);
-            let cancelled = (self.nudged.params[i] - self.oracle.params[i]).abs();
             worst = worst.with(Worst {
                 share: error / largest.max(FLUSHED),
                 ulps: error / ulp(size.max(largest as f32)),
-                envelope: error / (SHARE * largest + ULPS * ulp(size) + cancelled),
+                envelope: error / self.params_within(i, reference.to_f64()),
             });
         }
         worst
@@ -145,9 +167,7 @@ impl<'a, R: Rule> Trial<'a, R> {
     fn state<T: Real>(&self, slot: usize, device: &[f32], reference: &[T]) -> f64 {
         let mut worst = missing(device, reference);
         for (i, (&s, &reference)) in device.iter().zip(reference).enumerate() {
-            let scale = f64::from(self.before.slots[slot][i].abs()) + reference.to_f64().abs();
-            let cancelled = (self.nudged.slots[slot][i] - self.oracle.slots[slot][i]).abs();
-            worst = worst.max(error(s, reference) / (STATE_SHARE * scale + cancelled + FLUSHED));
+            worst = worst.max(error(s, reference) / self.slot_within(slot, i, reference.to_f64()));
         }
         worst
     }

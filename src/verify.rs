@@ -4,6 +4,7 @@
 //! not add up and the envelope can be tight.
 
 pub mod compensation;
+pub mod formats;
 
 use crate::Error;
 use crate::envelope::{Device, Probe, Snapshot, Trial, Worst};

@@ -4,7 +4,10 @@ mod support;
 
 use support::Gpu;
 use wgpu_optim::envelope::{Device, Probe, Snapshot, Trial};
+use wgpu_optim::format::codes::Codes;
+use wgpu_optim::format::{Q8Zero, Storage};
 use wgpu_optim::rule::{Rule, Visitor, visit};
+use wgpu_optim::verify::formats::{Numbers, Off};
 use wgpu_optim::{Adam, BufferRange, Optimizer, Tensor, readback, verify, wgpu};
 
 #[test]
@@ -204,4 +207,47 @@ fn buffer(gpu: &Gpu, words: usize) -> wgpu::Buffer {
 
 fn slot_index<R: Rule>(slot: &str) -> usize {
     R::SLOTS.iter().position(|&known| known == slot).unwrap()
+}
+
+#[test]
+fn every_rule_in_every_format_stores_the_twins_codes() {
+    let Some(Gpu { device, queue }) = support::gpu() else { return };
+    let each = |row: &verify::formats::Row| println!("{} in {} ({}): {:?}", row.rule, row.formats, row.case, row.off);
+    let rows = verify::formats::run(&device, &queue, each).unwrap();
+    assert_eq!(rows.len(), verify::formats::cases());
+    for row in rows {
+        assert!(row.passed(), "{row:#?}");
+        assert!(row.elements > 10_000 && row.off.codes + row.elements > 20_000, "{row:#?}");
+    }
+}
+
+/// What is wrong must show: a code that is two off, too many that are one off, a scale, a number of 32 bits.
+#[test]
+fn codes_that_are_off_are_noticed() {
+    let values: Vec<f32> = (0..1000).map(|i| 0.3 + i as f32 / 1000.0).collect();
+    let off = |storage: Storage, scale: f32, harm: &dyn Fn(&mut [u8])| {
+        let mut codes = Codes::of(storage, Q8Zero::default(), &values);
+        let expected = Numbers::new(storage, codes.clone());
+        harm(&mut codes.elements);
+        let scaled = codes.scales.as_chunks().0.iter().flat_map(|&own| (f32::from_le_bytes(own) * scale).to_le_bytes());
+        codes.scales = scaled.collect();
+        let mut off = Off::default();
+        off.compare(&Numbers::new(storage, codes), &expected, |_| 1e-6);
+        off
+    };
+    let add = |every: usize, by: u8| {
+        move |codes: &mut [u8]| codes.iter_mut().step_by(every).for_each(|code| *code = code.wrapping_add(by))
+    };
+    for (storage, size) in [(Storage::Bf16, 2), (Storage::F16, 2), (Storage::Q8Signed, 1), (Storage::Q8Unsigned, 1)] {
+        let same = off(storage, 1.0, &add(1, 0));
+        assert_eq!((same.codes, same.adjacent, same.wrong, same.holds()), (1000, 0, 0, true), "{storage:?}");
+        let near = off(storage, 1.0, &add(500 * size, 1));
+        assert_eq!((near.adjacent, near.wrong, near.holds()), (2, 0, true), "{storage:?}");
+        let often = off(storage, 1.0, &add(100 * size, 1));
+        assert_eq!((often.adjacent, often.wrong, often.holds()), (10, 0, false), "{storage:?}");
+        let far = off(storage, 1.0, &add(500 * size, 2));
+        assert_eq!((far.adjacent, far.wrong, far.holds()), (0, 2, false), "{storage:?}");
+    }
+    assert!(!off(Storage::Q8Signed, 1.00001, &add(1, 0)).holds());
+    assert!(!off(Storage::F32, 1.0, &add(2000, 200)).holds() && off(Storage::F32, 1.0, &add(1, 0)).holds());
 }

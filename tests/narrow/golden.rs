@@ -1,4 +1,4 @@
-//! Runs of the real frameworks in bf16 and in 8 bits, stepped by the oracle, the twin and the fast CPU.
+//! Runs of the real frameworks in bf16 and in 8 bits, stepped by the oracle, the twin, the fast CPU and the device.
 //!
 //! `tests/golden/README.md` tells what the files hold, and where the tolerances come from.
 
@@ -11,9 +11,11 @@ use wgpu_optim::format::{Format, Formats, MASTER, Q8Zero, StateFormat};
 use wgpu_optim::wgsl::Real;
 use wgpu_optim::{Adam, Chain, Error};
 
+use crate::device::Device;
 use crate::support::golden::compare::{Rounding, Trail, compare_state};
 use crate::support::golden::settings::FromCanonical;
 use crate::support::golden::{self, Case, Tensor};
+use crate::support::gpu;
 use crate::support::paths::Path;
 
 /// The share of 8-bit codes that may be off, by one.
@@ -22,7 +24,7 @@ const CODES_OFF: f64 = 1e-3;
 const SCALE_OFF: f64 = 1e-6;
 
 /// A path that keeps parameters in bf16, or state in fewer bits.
-trait Narrow: Path<Adam> {
+pub trait Narrow: Path<Adam> {
     /// The parameters' codes, where they are bf16.
     fn copy(&self, name: &str) -> Vec<u16>;
     /// The codes and scales of a slot of 8 bits; nothing of one that is `f32`.
@@ -163,11 +165,15 @@ impl<T: Real> Narrow for Cpu<T> {
 
 /// Every path: another one is another line.
 fn paths(case: &Case, formats: &Formats) -> Vec<(&'static str, Box<dyn Narrow>, Rounding)> {
-    vec![
+    let mut paths: Vec<(&'static str, Box<dyn Narrow>, Rounding)> = vec![
         ("oracle", Box::new(Cpu::<f64>::new(case, formats, Optimizer::step_slices)), Rounding::Oracle),
         ("twin", Box::new(Cpu::<f32>::new(case, formats, Optimizer::step_slices)), Rounding::Single),
         ("fast CPU", Box::new(Cpu::<f32>::new(case, formats, Optimizer::step_slices_parallel)), Rounding::Single),
-    ]
+    ];
+    if let Some(gpu) = gpu() {
+        paths.push(("device", Box::new(Device::new(gpu, case, formats)), Rounding::Single));
+    }
+    paths
 }
 
 /// A case, and what its file holds besides.

@@ -1,10 +1,11 @@
-//! The CPU's step over numbers of fewer bits.
+//! The CPU's step over numbers of fewer bits, and what frameworks make of them.
 
 #[path = "../support/mod.rs"]
 mod support;
 
 mod chance;
 mod composed;
+mod device;
 mod golden;
 mod refusals;
 mod run;
