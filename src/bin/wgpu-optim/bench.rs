@@ -4,10 +4,12 @@ mod cpu;
 mod crossover;
 mod data;
 mod device;
+mod format;
 mod gpu;
 mod group;
 mod in_turn;
 mod machine;
+mod narrow;
 mod near;
 mod outputs;
 mod page;
@@ -36,6 +38,7 @@ use crate::catalog::{unknown, with_preset};
 use crate::report::{Report, complain, print};
 use crate::usage::usage;
 use device::Clocked;
+use format::FormatKind;
 use group::{Group, Outcome};
 use in_turn::InTurn;
 use machine::Machine;
@@ -49,6 +52,9 @@ use workload::{KINDS, Size, Workload};
 /// Every path is first held to the envelope, as by `verify`, in every element; one that is wrong is not timed, and the
 /// exit code is 1. Samples of everything that is compared are taken in turn, because a machine's bandwidth drifts. A
 /// step moves bytes, so its figure is a share: of the bytes per second of the fastest plain kernel on the same device.
+///
+/// In other formats than f32 a path is held to the codes that the plain loop makes, all but 1 % the same and no other than
+/// a neighbour, and timed beside plain kernels that move as many bytes as it does: path-FORMAT in the rows.
 ///
 /// A group is one rule on one workload. As each ends, its rows are printed and every file is written anew and put in
 /// its place: a run that is stopped leaves the groups that it had measured.
@@ -66,6 +72,9 @@ pub struct Args {
     /// What to step on [default: gpu,cpu, as far as there is an adapter]
     #[arg(long, value_enum, value_delimiter = ',')]
     path: Vec<PathKind>,
+    /// How numbers lie; beside f32 each is told as a share of its time
+    #[arg(long, value_enum, value_delimiter = ',', default_values = ["f32"])]
+    format: Vec<FormatKind>,
     /// Samples of each, 5 or more
     #[arg(long, value_name = "N", default_value_t = 15, value_parser = clap::value_parser!(u32).range(5..=100_000))]
     samples: u32,
@@ -240,6 +249,12 @@ fn in_turn(args: &Args, workloads: &[Workload], paths: &[PathKind], device: Opti
         let found = format!("{} x {} x {}", args.rule.len(), workloads.len(), paths.len());
         return Err(usage!("--in-turn takes one --rule, one --workload and one --path, and these are {found}"));
     };
+    if args.format != [FormatKind::F32] {
+        return Err(usage!(
+            "--in-turn is in f32 alone, and --format asks for {}",
+            args.format.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+        ));
+    }
     let job = InTurn { workload, path: *path, device };
     with_preset(rule, "pytorch", job).context("the rule is known by now")??;
     Ok(ExitCode::SUCCESS)
@@ -253,13 +268,24 @@ fn measure(
     device: Option<&Clocked>,
     told: &mut Told,
 ) -> Result<()> {
+    let mut formats = args.format.clone();
+    formats.sort();
+    formats.dedup();
     let effort = Effort { samples: args.samples as usize, seconds: args.seconds };
     let bar = progress(args.rule.len() * workloads.len());
     for rule in &args.rule {
         for workload in workloads {
             let say = |what: &str| bar.set_message(format!("{rule} {}: {what}", workload.name));
-            let group =
-                Group { rule, workload, paths, machine: &told.record.machine, device, effort: &effort, say: &say };
+            let group = Group {
+                rule,
+                workload,
+                paths,
+                formats: &formats,
+                machine: &told.record.machine,
+                device,
+                effort: &effort,
+                say: &say,
+            };
             let outcome = with_preset(rule, "pytorch", group).context("the rule is known by now")??;
             bar.suspend(|| told.group(outcome))?;
             bar.inc(1);

@@ -151,6 +151,7 @@ mod tests {
             median_s,
             mad_s,
             share,
+            of_f32: None,
             note,
         }
     }

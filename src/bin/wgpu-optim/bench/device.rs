@@ -86,6 +86,15 @@ impl Clocked {
         Ok(())
     }
 
+    /// Bytes of any length.
+    pub fn upload_bytes(&self, range: &BufferRange, bytes: &[u8]) -> Result<()> {
+        Ok(readback::upload_blocking(&self.device, &self.queue, range, bytes)?)
+    }
+
+    pub fn download_bytes(&self, range: &BufferRange) -> Result<Vec<u8>> {
+        readback::download_blocking(&self.device, &self.queue, range).context("cannot read back what was stepped")
+    }
+
     /// Fills `values`, which are as many as the range has.
     pub fn download(&self, range: &BufferRange, values: &mut [f32]) -> Result<()> {
         let mut rest = bytemuck::cast_slice_mut::<f32, u8>(values);

@@ -1,12 +1,14 @@
 //! One rule on one workload: everything that is to be compared, built, verified, and timed in turn.
 
 use anyhow::{Context, Result, anyhow};
+use half::bf16;
 use wgpu_optim::Rule;
-use wgpu_optim::rule::kept_slots;
+use wgpu_optim::format::Format;
 
 use super::PathKind;
 use super::cpu::OnCpu;
 use super::device::Clocked;
+use super::format::{FormatKind, bytes_of_step};
 use super::gpu::OnGpu;
 use super::machine::Machine;
 use super::record::{Clock, Row, What};
@@ -24,6 +26,8 @@ pub struct Group<'a> {
     pub rule: &'a str,
     pub workload: &'a Workload,
     pub paths: &'a [PathKind],
+    /// Each once.
+    pub formats: &'a [FormatKind],
     pub machine: &'a Machine,
     pub device: Option<&'a Clocked>,
     pub effort: &'a Effort,
@@ -41,14 +45,10 @@ pub struct Outcome {
     pub wrong: Vec<String>,
 }
 
-/// Bytes that a step must move: parameters and kept slots are read and written, gradients are read.
-pub fn bytes_of_step<R: Rule>(settings: &R, elements: u64) -> u64 {
-    elements * 4 * (3 + 2 * kept_slots(settings).len() as u64)
-}
-
 /// Something timed, and the row that it becomes.
 struct Entry<'a> {
     what: What,
+    format: FormatKind,
     path: String,
     device: String,
     bytes: u64,
@@ -70,55 +70,78 @@ impl Job for Group<'_> {
 
     fn run<R: Rule>(self, settings: R) -> Result<Outcome> {
         let mut outcome = Outcome::default();
-        let room = Room::new(&settings, self.workload, self.device);
+        let room = Room::new(&settings, self.formats, self.workload, self.device);
         let paths = room.allowed(self.paths, &mut outcome.refused);
         let mut ready: Vec<Ready> = Vec::new();
         for kind in paths {
-            (self.say)(&format!("filling {kind}"));
-            let say = |progress: &str| (self.say)(&format!("verifying {kind}, {progress}"));
-            let about = |error| format!("{} {}, {kind}: {error:#}", self.rule, self.workload.name);
-            match self.build(kind, &settings) {
-                Ok(mut built) => match verify(built.path.as_mut(), &settings, self.workload, &say) {
-                    Ok(()) => ready.push(built),
-                    Err(error) => outcome.wrong.push(about(error)),
-                },
-                Err(error) => outcome.refused.push(about(error)),
+            for &format in self.formats {
+                self.prepare(kind, format, &settings, &mut ready, &mut outcome);
             }
         }
-        let bytes = bytes_of_step(&settings, self.workload.elements());
-        outcome.rows = self.time(bytes, &room, &mut ready)?;
+        outcome.rows = self.time(&room, &mut ready)?;
         Ok(outcome)
     }
 }
 
 impl Group<'_> {
-    fn build<R: Rule>(&self, kind: PathKind, settings: &R) -> Result<Ready> {
-        let ready = |path, travel| Ready { kind, path, travel };
-        Ok(match kind {
-            PathKind::Cpu => ready(Box::new(OnCpu::new(settings, self.workload, false)?), None),
-            PathKind::Twin => ready(Box::new(OnCpu::new(settings, self.workload, true)?), None),
-            PathKind::Gpu => {
+    /// Builds a path in a format, and holds it to what is right.
+    fn prepare<R: Rule>(
+        &self,
+        kind: PathKind,
+        format: FormatKind,
+        settings: &R,
+        ready: &mut Vec<Ready>,
+        outcome: &mut Outcome,
+    ) {
+        let name = format.named(&kind.to_string());
+        (self.say)(&format!("filling {name}"));
+        let say = |progress: &str| (self.say)(&format!("verifying {name}, {progress}"));
+        let about = |error| format!("{} {}, {name}: {error:#}", self.rule, self.workload.name);
+        match self.build(kind, format, settings) {
+            Ok(mut built) => match verify(built.path.as_mut(), settings, &format.formats(), self.workload, &say) {
+                Ok(()) => ready.push(built),
+                Err(error) => outcome.wrong.push(about(error)),
+            },
+            Err(error) => outcome.refused.push(about(error)),
+        }
+    }
+
+    fn build<R: Rule>(&self, kind: PathKind, format: FormatKind, settings: &R) -> Result<Ready> {
+        let (formats, workload) = (format.formats(), self.workload);
+        let bytes = bytes_of_step(settings, &formats, workload);
+        let ready = |path, travel| Ready { kind, format, bytes, path, travel };
+        let plain = kind == PathKind::Twin;
+        Ok(match (kind, formats.params) {
+            (PathKind::Gpu, _) => {
                 let device = self.device.context("no adapter was opened")?;
-                let path = OnGpu::new(device, settings, self.workload)?;
-                let (grads, params) = path.travellers(self.workload);
-                let travel = Some((Upload::new(device, grads), Readback::new(device, params)));
+                let path = OnGpu::new(device, settings, &formats, workload)?;
+                let travel = (format == FormatKind::F32).then(|| {
+                    let (grads, params) = path.travellers(workload);
+                    (Upload::new(device, grads), Readback::new(device, params))
+                });
                 ready(Box::new(path), travel)
             }
+            (_, Format::F32) => ready(Box::new(OnCpu::<R>::new(settings, &formats, workload, plain)?), None),
+            _ => ready(Box::new(OnCpu::<R, bf16>::new(settings, &formats, workload, plain)?), None),
         })
     }
 
     /// Everything in turn, yardsticks first on each device.
-    fn time(&self, bytes: u64, room: &Room, ready: &mut [Ready]) -> Result<Vec<Row>> {
+    fn time(&self, room: &Room, ready: &mut [Ready]) -> Result<Vec<Row>> {
         let (gpu, cpu) = ready.split_at_mut(ready.partition_point(|ready| ready.kind == PathKind::Gpu));
         let mut entries = Vec::new();
         for (on_gpu, part) in [(true, gpu), (false, cpu)] {
-            if !part.is_empty() {
-                self.yardsticks(on_gpu, bytes, &mut entries)?;
+            let mut formats: Vec<(FormatKind, u64)> = part.iter().map(|ready| (ready.format, ready.bytes)).collect();
+            formats.sort();
+            formats.dedup();
+            for (format, bytes) in formats {
+                self.yardsticks(on_gpu, format, bytes, &mut entries)?;
             }
-            for Ready { kind, path, travel } in part {
-                let path = Lent(path.as_mut());
-                let note = room.note(*kind, self.machine);
-                entries.push(Entry { note, ..self.entry(What::Step, on_gpu, &kind.to_string(), bytes, path) });
+            for Ready { kind, format, bytes, path, travel } in part {
+                let (path, format) = (Lent(path.as_mut()), *format);
+                let note = room.note(*kind, format, self.machine);
+                let entry = self.entry(What::Step, on_gpu, &kind.to_string(), *bytes, path);
+                entries.push(Entry { note, format, ..entry });
                 if let Some((up, down)) = travel.take() {
                     let (up_bytes, down_bytes) = (up.bytes(), down.bytes());
                     entries.push(self.entry(What::Upload, on_gpu, "gpu", up_bytes, up));
@@ -127,28 +150,32 @@ impl Group<'_> {
             }
         }
         let rows = self.rows(entries)?;
-        for Ready { kind, path, .. } in ready {
-            check_normal(path.as_mut()).map_err(|error| anyhow!("{} {kind}: {error:#}", self.workload.name))?;
+        for Ready { kind, format, path, .. } in ready {
+            let name = format.named(&kind.to_string());
+            check_normal(path.as_mut()).map_err(|error| anyhow!("{} {name}: {error:#}", self.workload.name))?;
         }
         Ok(rows)
     }
 
-    fn yardsticks<'a>(&self, on_gpu: bool, bytes: u64, entries: &mut Vec<Entry<'a>>) -> Result<()> {
+    /// Those of a step that moves so many bytes; the driver's copy is measured beside `f32` alone.
+    fn yardsticks<'a>(&self, on_gpu: bool, format: FormatKind, bytes: u64, entries: &mut Vec<Entry<'a>>) -> Result<()> {
         (self.say)("measuring the copies");
         match self.device {
             Some(device) if on_gpu => {
                 let Yardsticks { kernels, driver: (driver_bytes, driver) } = kernels(device, bytes)?;
                 for (name, bytes, kernel) in kernels {
-                    entries.push(self.entry(What::Copy, on_gpu, name, bytes, kernel));
+                    entries.push(Entry { format, ..self.entry(What::Copy, on_gpu, name, bytes, kernel) });
                 }
-                let note = "the driver's own, no part of the share".into();
-                entries.push(Entry { note, ..self.entry(What::Copy, on_gpu, DRIVER, driver_bytes, driver) });
+                if format == FormatKind::F32 {
+                    let note = "the driver's own, no part of the share".into();
+                    entries.push(Entry { note, ..self.entry(What::Copy, on_gpu, DRIVER, driver_bytes, driver) });
+                }
             }
             _ => {
                 let (copy, stream) = (CpuCopy::new(bytes)?, CpuStream::new(bytes)?);
                 let (copy_bytes, stream_bytes) = (copy.bytes(), stream.bytes());
-                entries.push(self.entry(What::Copy, on_gpu, "copy", copy_bytes, copy));
-                entries.push(self.entry(What::Copy, on_gpu, "stream", stream_bytes, stream));
+                entries.push(Entry { format, ..self.entry(What::Copy, on_gpu, "copy", copy_bytes, copy) });
+                entries.push(Entry { format, ..self.entry(What::Copy, on_gpu, "stream", stream_bytes, stream) });
             }
         }
         Ok(())
@@ -158,35 +185,35 @@ impl Group<'_> {
         let device = self.device.filter(|_| on_gpu).map(|device| adapter::describe(&device.info));
         let device = device.unwrap_or_else(|| self.machine.cpu_path());
         let (path, note) = (path.into(), String::new());
-        Entry { what, path, device, bytes, note, series: Series::new(subject) }
+        Entry { what, format: FormatKind::F32, path, device, bytes, note, series: Series::new(subject) }
     }
 
     fn rows(&self, mut entries: Vec<Entry<'_>>) -> Result<Vec<Row>> {
         let mut series: Vec<Series<'_>> = Vec::new();
         let mut about = Vec::new();
-        for Entry { what, path, device, bytes, note, series: own } in entries.drain(..) {
+        for Entry { what, format, path, device, bytes, note, series: own } in entries.drain(..) {
             series.push(own);
-            about.push((what, path, device, bytes, note));
+            about.push((what, format, path, device, bytes, note));
         }
         (self.say)("timing");
         take_turns(&mut series, self.effort, || {})?;
         let mut timed = Vec::new();
-        for ((what, path, device, bytes, note), series) in about.iter().zip(&series) {
+        for ((what, format, path, device, bytes, note), series) in about.iter().zip(&series) {
             for (clock, seconds) in [(Clock::Wall, Some(&series.wall[..])), (Clock::Timestamp, series.device())] {
                 let Some(seconds) = seconds else { continue };
-                timed.push(Timed { what: *what, path, device, bytes: *bytes, note, clock, seconds });
+                timed.push(Timed { what: *what, format: *format, path, device, bytes: *bytes, note, clock, seconds });
             }
         }
-        Ok(timed.iter().map(|one| self.row(one, fastest(one, &timed))).collect())
+        Ok(timed.iter().map(|one| self.row(one, &timed)).collect())
     }
 
-    fn row(&self, timed: &Timed<'_>, fastest: Option<&Timed<'_>>) -> Row {
+    fn row(&self, timed: &Timed<'_>, all: &[Timed<'_>]) -> Row {
         // Of like bytes: a yardstick's length is rounded to its lanes.
-        let share =
-            fastest.map(|fastest| speedup(timed.seconds, fastest.seconds) * timed.bytes as f64 / fastest.bytes as f64);
+        let share = fastest(timed, all)
+            .map(|fastest| speedup(timed.seconds, fastest.seconds) * timed.bytes as f64 / fastest.bytes as f64);
         Row {
             what: timed.what,
-            path: timed.path.into(),
+            path: timed.format.named(timed.path),
             device: timed.device.into(),
             rule: self.rule.into(),
             workload: self.workload.name.clone(),
@@ -198,6 +225,7 @@ impl Group<'_> {
             median_s: median(timed.seconds),
             mad_s: deviation(timed.seconds),
             share,
+            of_f32: in_f32(timed, all).map(|plain| speedup(plain.seconds, timed.seconds)),
             note: timed.note.into(),
         }
     }
@@ -209,6 +237,9 @@ pub const DRIVER: &str = "driver-copy";
 /// A path that is right, and what travels for it; the GPU's come first.
 struct Ready {
     kind: PathKind,
+    format: FormatKind,
+    /// Of a step.
+    bytes: u64,
     path: Box<dyn Path>,
     travel: Option<(Upload, Readback)>,
 }
@@ -216,6 +247,7 @@ struct Ready {
 /// An entry's samples by one clock.
 struct Timed<'a> {
     what: What,
+    format: FormatKind,
     path: &'a str,
     device: &'a str,
     bytes: u64,
@@ -230,10 +262,20 @@ impl Timed<'_> {
     }
 }
 
-/// The fastest plain kernel of the same device and clock; for what travels there is none.
+/// The step that another format's is held against.
+fn in_f32<'a>(of: &Timed<'_>, all: &'a [Timed<'a>]) -> Option<&'a Timed<'a>> {
+    let alike = |other: &&Timed<'_>| {
+        (other.what, other.path, other.device, other.clock) == (of.what, of.path, of.device, of.clock)
+    };
+    let is_other = of.what == What::Step && of.format != FormatKind::F32;
+    all.iter().filter(|_| is_other).filter(alike).find(|other| other.format == FormatKind::F32)
+}
+
+/// The fastest plain kernel of as many bytes on the same device by the same clock; for what travels there is none.
 fn fastest<'a>(of: &Timed<'_>, all: &'a [Timed<'a>]) -> Option<&'a Timed<'a>> {
     let kernel = |other: &&Timed<'_>| {
-        other.what == What::Copy && other.path != DRIVER && other.device == of.device && other.clock == of.clock
+        let alike = other.format == of.format && other.device == of.device && other.clock == of.clock;
+        other.what == What::Copy && other.path != DRIVER && alike
     };
     let steps = matches!(of.what, What::Step | What::Copy);
     all.iter().filter(|_| steps).filter(kernel).max_by(|a, b| a.speed().total_cmp(&b.speed()))

@@ -6,6 +6,7 @@ use std::io::BufRead;
 use anyhow::{Context, Result};
 use serde_json::json;
 use wgpu_optim::Rule;
+use wgpu_optim::format::Formats;
 
 use super::PathKind;
 use super::cpu::OnCpu;
@@ -30,13 +31,14 @@ impl Job for InTurn<'_> {
     type Output = ();
 
     fn run<R: Rule>(self, settings: R) -> Result<()> {
+        let formats = Formats::default();
         let mut path: Box<dyn Path> = match self.path {
             PathKind::Gpu => {
-                Box::new(OnGpu::new(self.device.context("no adapter was opened")?, &settings, self.workload)?)
+                Box::new(OnGpu::new(self.device.context("no adapter was opened")?, &settings, &formats, self.workload)?)
             }
-            kind => Box::new(OnCpu::new(&settings, self.workload, kind == PathKind::Twin)?),
+            kind => Box::new(OnCpu::<R>::new(&settings, &formats, self.workload, kind == PathKind::Twin)?),
         };
-        verify(path.as_mut(), &settings, self.workload, &|_| ())?;
+        verify(path.as_mut(), &settings, &formats, self.workload, &|_| ())?;
         let device = match self.device {
             Some(device) => adapter::describe(&device.info),
             None => Machine::of(None).cpu_path(),

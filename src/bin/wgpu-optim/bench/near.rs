@@ -19,14 +19,18 @@ pub fn is_near<R: Rule>(
         && slots.into_iter().all(|((before, twin), after)| state_is_near(before, twin, after))
 }
 
-fn params_are_near(before: &[f32], twin: &[f32], after: &[f32]) -> bool {
-    let update = |(p0, p): (&f32, &f32)| (p - p0).abs();
-    let largest = before.iter().zip(twin).map(update).fold(0.0, f32::max);
-    let share = SHARE as f32 * largest;
+pub fn params_are_near(before: &[f32], twin: &[f32], after: &[f32]) -> bool {
+    let share = params_slack(before, twin);
     all_within(before, twin, after, |p0, p| share + ULPS as f32 * ulp(p0.abs().max(p.abs())))
 }
 
-fn state_is_near(before: &[f32], twin: &[f32], after: &[f32]) -> bool {
+/// What every parameter may be off by: a share of the largest update.
+pub fn params_slack(before: &[f32], twin: &[f32]) -> f32 {
+    let update = |(p0, p): (&f32, &f32)| (p - p0).abs();
+    SHARE as f32 * before.iter().zip(twin).map(update).fold(0.0, f32::max)
+}
+
+pub fn state_is_near(before: &[f32], twin: &[f32], after: &[f32]) -> bool {
     all_within(before, twin, after, |s0, s| STATE_SHARE as f32 * (s0.abs() + s.abs()) + FLUSHED as f32)
 }
 

@@ -11,7 +11,7 @@ use super::machine::Machine;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Row {
     pub what: What,
-    /// `gpu`, `cpu`, `twin`, a plain kernel (`copy-words`, …) or a peer (`pytorch-fused`, …).
+    /// `gpu`, `cpu`, `twin`, each with its format (`gpu-bf16`) where that is not `f32`, a plain kernel (`copy-words`, …) or a peer (`pytorch-fused`, …).
     pub path: String,
     /// The adapter, or the CPU with its threads.
     pub device: String,
@@ -28,6 +28,9 @@ pub struct Row {
     pub mad_s: f64,
     /// Bytes per second over those of the fastest plain kernel of the same device and run.
     pub share: Option<f64>,
+    /// Of a step in another format: its seconds over those of the same step in `f32`, turn by turn.
+    #[serde(default)]
+    pub of_f32: Option<f64>,
     pub note: String,
 }
 

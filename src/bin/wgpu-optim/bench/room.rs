@@ -5,7 +5,7 @@ use wgpu_optim::rule::kept_slots;
 
 use super::PathKind;
 use super::device::Clocked;
-use super::group::bytes_of_step;
+use super::format::{FormatKind, bytes_held, bytes_of_step};
 use super::machine::{Machine, available_memory};
 use super::workload::{Layout, Workload};
 use super::yardstick;
@@ -24,8 +24,8 @@ pub struct Room {
     name: String,
     /// Bytes of the longest buffer.
     buffer: u64,
-    /// Bytes of parameters, gradients and state.
-    working_set: u64,
+    /// Bytes of parameters, gradients and state, in each format.
+    working_sets: Vec<(FormatKind, u64)>,
     /// Bytes that verification holds besides: parameters and slots as they were before a step.
     verification: u64,
     /// Bytes of the host for what travels to the device and back.
@@ -36,19 +36,20 @@ pub struct Room {
 }
 
 impl Room {
-    pub fn new<R: Rule>(settings: &R, workload: &Workload, device: Option<&Clocked>) -> Self {
+    pub fn new<R: Rule>(settings: &R, formats: &[FormatKind], workload: &Workload, device: Option<&Clocked>) -> Self {
         let slots = kept_slots(settings).len() as u64;
         let elements = workload.elements();
         let longest = workload.tensors.iter().map(|tensor| tensor.len * 4).max().unwrap_or(0);
         let apart = workload.layout == Layout::Apart;
         let device = device.map(|device| (device.device.limits().max_buffer_size, adapter::is_software(&device.info)));
+        let moved = |kind: &FormatKind| bytes_of_step(settings, &kind.formats(), workload);
         Self {
             name: workload.name.clone(),
             buffer: if apart { 2 * longest.next_power_of_two() } else { longest },
-            working_set: elements * 4 * (2 + slots),
+            working_sets: formats.iter().map(|&kind| (kind, bytes_held(settings, &kind.formats(), workload))).collect(),
             verification: elements * 4 * (1 + slots),
             travelling: elements * 4 * 2,
-            yardsticks: yardstick::memory(bytes_of_step(settings, elements)),
+            yardsticks: formats.iter().map(moved).map(yardstick::memory).sum(),
             device,
         }
     }
@@ -83,19 +84,21 @@ impl Room {
             |path: &&PathKind| **path != PathKind::Gpu || self.device.is_some_and(|(_, software)| software);
         let on_host = paths.iter().filter(is_on_host).count() as u64;
         let travelling = if paths.contains(&PathKind::Gpu) { self.travelling } else { 0 };
+        let working_sets: u64 = self.working_sets.iter().map(|(_, size)| size).sum();
         let yardsticks = self.yardsticks * on_host.min(2);
-        self.verification + travelling + self.working_set * on_host + yardsticks + self.buffer
+        self.verification + travelling + working_sets * on_host + yardsticks + self.buffer
     }
 
     /// What a reader of this path's row should know.
-    pub fn note(&self, path: PathKind, machine: &Machine) -> String {
+    pub fn note(&self, path: PathKind, format: FormatKind, machine: &Machine) -> String {
         let real = path == PathKind::Gpu && self.device.is_some_and(|(_, software)| !software);
         let cache = if real { Some(DEVICE_CACHE) } else { machine.cache };
+        let working_set = self.working_sets.iter().find(|(kind, _)| *kind == format).map_or(0, |(_, size)| *size);
         let mut notes = Vec::new();
         match cache {
-            Some(cache) if self.working_set <= cache && real => notes.push("may lie in the device's cache".into()),
-            Some(cache) if self.working_set <= cache => {
-                notes.push(format!("{} lie in the cache of {}", size(self.working_set), size(cache)));
+            Some(cache) if working_set <= cache && real => notes.push("may lie in the device's cache".into()),
+            Some(cache) if working_set <= cache => {
+                notes.push(format!("{} lie in the cache of {}", size(working_set), size(cache)));
             }
             _ => {}
         }

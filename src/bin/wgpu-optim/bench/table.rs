@@ -35,7 +35,10 @@ fn heading(row: &Row, rows: &[Row]) -> String {
     let bytes = step.map_or(row.bytes, |step| step.bytes);
     let Row { rule, workload, elements, tensors, .. } = row;
     let what = format!("{elements} elements in {}, {:.3} MB a step", count(*tensors, "tensor"), bytes as f64 / 1e6);
-    let columns = format!("{:<24}{:>9}  {:>10} {:>5} {:>8} {:>6}", "", "clock", "ms", "±", "GB/s", "share");
+    let columns = format!(
+        "{:<24}{:>9}  {:>10} {:>5} {:>8} {:>6} {:>6} {:>6}",
+        "", "clock", "ms", "±", "GB/s", "share", "B/el", "of f32"
+    );
     format!("{rule} {workload}: {what}\n{columns}\n")
 }
 
@@ -51,7 +54,12 @@ fn line(row: &Row) -> String {
     let flag = if row.share.is_some_and(|share| share > SUSPECT) && row.what == What::Step { " !" } else { "" };
     let speed = row.bytes_per_second() / 1e9;
     let clock = row.clock;
-    format!("    {name:<20}{clock:>9}  {ms:>10.4} {spread:>4.0}% {speed:>8.2} {share:>6}{flag}\n")
+    let each = match row.what {
+        What::Step => format!("{:.2}", row.bytes as f64 / row.elements as f64),
+        _ => "-".into(),
+    };
+    let of_f32 = row.of_f32.map_or("-".into(), |of| format!("{of:.2}"));
+    format!("    {name:<20}{clock:>9}  {ms:>10.4} {spread:>4.0}% {speed:>8.2} {share:>6} {each:>6} {of_f32:>6}{flag}\n")
 }
 
 /// What a reader should know besides: where the GPU wins, what the figures are worth.
@@ -67,6 +75,9 @@ pub fn remarks(rows: &[Row], crossovers: &[Crossover]) -> String {
         text,
         "share: bytes per second over those of the fastest plain kernel of the device; ±: median deviation"
     );
+    if rows.iter().any(|row| row.of_f32.is_some()) {
+        let _ = writeln!(text, "of f32: a step's time over that of the same step in f32, turn by turn");
+    }
     text
 }
 

@@ -1,15 +1,18 @@
 //! Nothing is timed that is not right: two steps of a path, every element of both.
 //!
 //! Every element is held to the twin, which costs little. Where that is not near enough, and in chunks spread over
-//! each tensor, the oracle and the whole envelope decide.
+//! each tensor, the oracle and the whole envelope decide. Formats of fewer bits are held to the codes of the twin's step.
 
 use anyhow::{Context, Result, bail};
 use rayon::prelude::*;
 use wgpu_optim::Rule;
 use wgpu_optim::envelope::{Device, Snapshot, Trial, Worst};
-use wgpu_optim::rule::cast;
+use wgpu_optim::format::Formats;
+use wgpu_optim::rule::{cast, kept_slots};
 
 use super::data;
+use super::format::planes;
+use super::narrow::{Narrow, Off, rounded};
 use super::near::is_near;
 use super::timing::Subject;
 use super::workload::Workload;
@@ -51,18 +54,31 @@ impl Stretch<'_> {
 ///
 /// # Errors
 /// With the tensor, where the envelope is broken.
-pub fn verify<R: Rule>(path: &mut dyn Path, settings: &R, workload: &Workload, say: &dyn Fn(&str)) -> Result<()> {
+pub fn verify<R: Rule>(
+    path: &mut dyn Path,
+    settings: &R,
+    formats: &Formats,
+    workload: &Workload,
+    say: &dyn Fn(&str),
+) -> Result<()> {
     let lens = workload.tensors.iter().map(|tensor| tensor.len as usize).enumerate();
-    let mut before: Vec<Vec<Snapshot<f32>>> = lens.map(|(tensor, len)| start(settings, tensor, len)).collect();
+    let mut before: Vec<Vec<Snapshot<f32>>> = lens.map(|(tensor, len)| start(settings, formats, tensor, len)).collect();
     for step in 1..=2 {
         path.run(1)?;
         for (tensor, before) in before.iter_mut().enumerate() {
             say(&format!("step {step}, tensor {} of {}", tensor + 1, workload.tensors.len()));
             let name = &workload.tensors[tensor].name;
-            let one = OneStep { settings, h: cast(&settings.fold(step)), step, tensor };
-            let worst = one.worst(path, before).with_context(|| format!("tensor {name:?}"))?;
+            let len = workload.tensors[tensor].len;
+            let one = OneStep { settings, formats, h: cast(&settings.fold(step)), step, tensor, len };
+            let (worst, off) = one.worst(path, before).with_context(|| format!("tensor {name:?}"))?;
             if !worst.holds() {
                 bail!("tensor {name:?} is off by {:.3} times what is allowed in step {step}", worst.envelope);
+            }
+            if !off.holds() {
+                let Off { compared, near, far } = off;
+                bail!(
+                    "tensor {name:?}: of {compared} values {near} are next to their code and {far} elsewhere in step {step}"
+                );
             }
         }
     }
@@ -84,15 +100,17 @@ pub fn check_normal(path: &mut dyn Path) -> Result<()> {
 }
 
 /// A tensor before its first step, in chunks.
-fn start<R: Rule>(settings: &R, tensor: usize, len: usize) -> Vec<Snapshot<f32>> {
+fn start<R: Rule>(settings: &R, formats: &Formats, tensor: usize, len: usize) -> Vec<Snapshot<f32>> {
+    let planes = planes(settings, formats, len as u64);
     let chunk = |chunk: usize| {
         let range = chunk * CHUNK..len.min((chunk + 1) * CHUNK);
-        let slot = |slot| match settings.keeps(slot) {
-            true => vec![settings.initial(slot) as f32; range.len()],
-            false => Vec::new(),
-        };
-        let slots = (0..R::SLOTS.len()).map(slot).collect();
-        Snapshot { params: data::params(tensor, range), slots }
+        let mut slots = vec![Vec::new(); R::SLOTS.len()];
+        for (slot, plane) in kept_slots(settings).into_iter().zip(&planes) {
+            let initial = vec![settings.initial(slot) as f32; range.len()];
+            slots[slot] = rounded(plane.storage, formats.q8_zero, &initial);
+        }
+        let params = data::params(tensor, range);
+        Snapshot { params: rounded(formats.params.storage(), formats.q8_zero, &params), slots }
     };
     (0..len.div_ceil(CHUNK)).into_par_iter().map(chunk).collect()
 }
@@ -105,25 +123,31 @@ fn is_sampled(chunk: usize, chunks: usize) -> bool {
 /// One step of one tensor.
 struct OneStep<'a, R: Rule> {
     settings: &'a R,
+    formats: &'a Formats,
     h: R::Hyper<f32>,
     step: u64,
     tensor: usize,
+    len: u64,
 }
 
 impl<R: Rule> OneStep<'_, R> {
     /// Compares all that the path shows with a step from `before`, which becomes what was shown.
-    fn worst(&self, path: &mut dyn Path, before: &mut [Snapshot<f32>]) -> Result<Worst> {
-        let (mut worst, mut first, chunks) = (Worst::default(), 0, before.len());
+    fn worst(&self, path: &mut dyn Path, before: &mut [Snapshot<f32>]) -> Result<(Worst, Off)> {
+        let (mut worst, mut first, chunks) = (<(Worst, Off)>::default(), 0, before.len());
         path.show(self.tensor, &mut |stretch| {
             let end = first + stretch.params.len().div_ceil(CHUNK);
             let Some(before) = before.get_mut(first..end) else { bail!("it shows more than {chunks} chunks") };
             let judge = |(number, before): (usize, &mut Snapshot<f32>)| {
                 let (chunk, after) = (first + number, stretch.chunk(number));
-                let worst = self.worst_of(chunk, is_sampled(chunk, chunks), before, Device(&after));
+                let judged = match self.formats.is_plain() {
+                    true => (self.worst_of(chunk, is_sampled(chunk, chunks), before, Device(&after)), Off::default()),
+                    false => (Worst::default(), self.off(chunk, before, &after)),
+                };
                 *before = after;
-                worst
+                judged
             };
-            worst = worst.with(before.par_iter_mut().enumerate().map(judge).reduce(Worst::default, Worst::with));
+            let both = |a: (Worst, Off), b: (Worst, Off)| (a.0.with(b.0), a.1.with(b.1));
+            worst = both(worst, before.par_iter_mut().enumerate().map(judge).reduce(Default::default, both));
             first = end;
             Ok(())
         })?;
@@ -133,7 +157,14 @@ impl<R: Rule> OneStep<'_, R> {
         }
     }
 
-    /// That of one chunk; nothing where it need not be measured.
+    /// How far the codes of one chunk are off.
+    fn off(&self, chunk: usize, before: &Snapshot<f32>, after: &Snapshot<f32>) -> Off {
+        let start = chunk * CHUNK;
+        let grads = data::grads(self.tensor, start..start + before.params.len());
+        Narrow { settings: self.settings, formats: self.formats, len: self.len }.off(&self.h, before, &grads, after)
+    }
+
+    /// The envelope of one chunk; nothing where it need not be measured.
     fn worst_of(&self, chunk: usize, sampled: bool, before: &Snapshot<f32>, after: Device<'_>) -> Worst {
         let start = chunk * CHUNK;
         let grads = data::grads(self.tensor, start..start + before.params.len());
@@ -214,17 +245,17 @@ mod tests {
     }
 
     fn path(workload: &Workload) -> OnCpu<Adam> {
-        OnCpu::new(&RULE, workload, false).unwrap()
+        OnCpu::new(&RULE, &Formats::default(), workload, false).unwrap()
     }
 
     fn refused(path: &mut dyn Path, workload: &Workload) -> String {
-        format!("{:#}", verify(path, &RULE, workload, &|_| ()).unwrap_err())
+        format!("{:#}", verify(path, &RULE, &Formats::default(), workload, &|_| ()).unwrap_err())
     }
 
     #[test]
     fn one_wrong_element_in_many_is_noticed() {
         let workload = single(200_000);
-        assert!(verify(&mut path(&workload), &RULE, &workload, &|_| ()).is_ok());
+        assert!(verify(&mut path(&workload), &RULE, &Formats::default(), &workload, &|_| ()).is_ok());
         for (array, at, by) in [(0, 100_000, 1.01), (1, 0, 1.001), (2, 131_072, 1.001), (2, 199_999, f32::NAN)] {
             let mut spoilt = Spoilt { path: path(&workload), array, at, by, from: 1, steps: 0 };
             let message = refused(&mut spoilt, &workload);
@@ -263,9 +294,12 @@ mod tests {
     fn what_is_not_shown_is_noticed() {
         let workload = single(3 * CHUNK);
         for len in [0, CHUNK, 3 * CHUNK - 1] {
-            assert!(verify(&mut Short(path(&workload), len), &RULE, &workload, &|_| ()).is_err(), "{len}");
+            assert!(
+                verify(&mut Short(path(&workload), len), &RULE, &Formats::default(), &workload, &|_| ()).is_err(),
+                "{len}"
+            );
         }
-        assert!(verify(&mut Short(path(&workload), 3 * CHUNK), &RULE, &workload, &|_| ()).is_ok());
+        assert!(verify(&mut Short(path(&workload), 3 * CHUNK), &RULE, &Formats::default(), &workload, &|_| ()).is_ok());
         let shorter = single(2 * CHUNK);
         assert!(refused(&mut path(&workload), &shorter).contains("more than 2 chunks"));
     }

@@ -107,7 +107,7 @@ impl<'a> Of<'a> {
             let copies = self.record.rows.iter().filter(|row| is_copy_of(row, step) && row.clock == step.clock);
             Some((step.elements as f64, copies.map(gigabytes).max_by(f64::total_cmp)?))
         });
-        let look = Look { class: if path == "gpu" { "roof-gpu" } else { "roof-cpu" }, mark: Mark::None };
+        let look = Look { class: if is_on_gpu(path) { "roof-gpu" } else { "roof-cpu" }, mark: Mark::None };
         Some(Line { name: format!("copy beside {path}"), look, points: by_length(points) })
     }
 
@@ -152,13 +152,13 @@ impl<'a> Of<'a> {
 
     /// The path, and where it is `gpu` without being one, that too.
     pub fn named(&self, path: &str) -> String {
-        if path == "gpu" && self.on_software() { "gpu (software)".into() } else { path.into() }
+        if is_on_gpu(path) && self.on_software() { format!("{path} (software)") } else { path.into() }
     }
 
     /// Whether the path `gpu` ran on a software adapter.
     pub fn on_software(&self) -> bool {
         let software = self.record.machine.adapter.as_ref().is_some_and(|adapter| adapter.software);
-        software && self.paths().contains(&"gpu")
+        software && self.paths().into_iter().any(is_on_gpu)
     }
 }
 
@@ -173,6 +173,11 @@ pub fn look(path: &str) -> Look {
     Look { class, mark }
 }
 
+/// Whether it is the path `gpu`, in whatever format.
+fn is_on_gpu(path: &str) -> bool {
+    path == "gpu" || path.starts_with("gpu-")
+}
+
 pub fn is_single(row: &Row) -> bool {
     row.workload.starts_with("single-") && row.elements > 0
 }
@@ -185,7 +190,9 @@ fn is_sound(row: &Row) -> bool {
 fn is_copy_of(row: &Row, step: &Row) -> bool {
     let of_rule = row.rule == step.rule || row.rule.is_empty();
     let on_it = row.workload == step.workload && row.device == step.device;
-    row.what == What::Copy && row.path != "driver-copy" && of_rule && on_it && is_sound(row)
+    // Formats differ by more; what is short is rounded by less.
+    let of_bytes = row.bytes.abs_diff(step.bytes) <= step.bytes / 10;
+    row.what == What::Copy && row.path != "driver-copy" && of_rule && on_it && of_bytes && is_sound(row)
 }
 
 pub fn gigabytes(row: &Row) -> f64 {

@@ -97,13 +97,14 @@ fn marks(largest: f64) -> Markup {
 
 /// Every row. Each cell of a number carries it as the CSV file has it.
 pub fn every_row(record: &Record) -> Markup {
-    let heads = ["tensors", "elements", "bytes", "samples", "median, ms", "MAD, ms", "GB/s", "share"];
+    let heads = ["tensors", "elements", "bytes", "samples", "median, ms", "MAD, ms", "GB/s", "share", "of f32"];
     html! {
         section {
             h2 { "Every row" }
             p.soft {
                 "MAD is the median distance of a sample from the median. A share is of the bytes per second of the \
-                 fastest plain kernel of the same device."
+                 fastest plain kernel of the same device that moves as many. Of f32: the time of a step in another \
+                 format, path-FORMAT, over that in f32."
             }
             div.scroll tabindex="0" role="region" aria-label="Every row" {
                 table.rows {
@@ -139,6 +140,7 @@ fn line(row: &Row) -> Markup {
             } @else {
                 td.number data-column="share" data-value="" { "–" }
             }
+            td.number { (row.of_f32.map_or("–".into(), |of| format!("{of:.3}"))) }
             td data-column="device" { (row.device) }
             td data-column="note" { (row.note) }
         }

@@ -23,6 +23,7 @@ fn row(what: What, path: &str, workload: &str, elements: u64, clock: Clock, medi
         median_s,
         mad_s: median_s / 100.0,
         share: None,
+        of_f32: None,
         note: String::new(),
     }
 }
