@@ -5,6 +5,7 @@ mod curves;
 #[allow(dead_code, reason = "cargo calls its main")]
 mod example;
 mod files;
+mod formats;
 mod killed;
 mod program;
 mod shaders;
