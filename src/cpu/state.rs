@@ -107,7 +107,6 @@ impl<T: Real> State<T> {
     }
 
     /// An array that lies as it is computed with; empty if it does not.
-    #[cfg(all(feature = "checkpoint", not(target_arch = "wasm32")))]
     pub fn get(&self, tensor: usize, array: usize) -> &[T] {
         match self.view(tensor, array) {
             Slice::Full(values) => values,
@@ -116,7 +115,6 @@ impl<T: Real> State<T> {
     }
 
     /// An array that lies as it is computed with; empty if it does not.
-    #[cfg(all(feature = "checkpoint", not(target_arch = "wasm32")))]
     pub fn get_mut(&mut self, tensor: usize, array: usize) -> &mut [T] {
         self.view_mut(tensor, array).full()
     }

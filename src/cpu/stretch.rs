@@ -114,7 +114,10 @@ impl<'a, T: Real> Stretch<'a, T> {
             (params, SliceMut::Full(master)) => params.encode(master, chance(streams.params)),
             (params, lost) => {
                 params.encode(moved, None);
-                params.as_slice().meet(moved, |x, kept| *x = *x - kept);
+                // What has become infinite has lost nothing: a difference would be NaN in the next step.
+                params.as_slice().meet(moved, |x, kept| {
+                    *x = select(T::from_f64(0.0), *x - kept, kept.to_f64().is_finite());
+                });
                 lost.encode(moved, None);
             }
         }

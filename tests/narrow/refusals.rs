@@ -3,7 +3,7 @@
 use half::{bf16, f16};
 use wgpu_optim::cpu::{Optimizer, Slice, SliceMut};
 use wgpu_optim::format::{Format, Formats, Rounding, StateFormat};
-use wgpu_optim::{Adam, Chain};
+use wgpu_optim::{Adam, Chain, Error, cpu};
 
 fn optimizer(formats: Formats) -> Optimizer<Adam, f32> {
     let mut optimizer = Optimizer::with_chain(Chain::default()).unwrap();
@@ -40,7 +40,9 @@ fn another_format_than_the_groups_is_refused_before_anything_has_moved() {
         ),
     ];
     for (refused, message) in refusals {
-        assert_eq!(refused.unwrap_err().to_string(), message);
+        let refused = refused.unwrap_err();
+        assert!(matches!(refused, Error::Format { .. } | Error::Length { .. }));
+        assert_eq!(refused.to_string(), message);
     }
     assert_eq!((wide, w, optimizer.step_of("w").unwrap()), ([1.0; 2], [bf16::ONE; 2], 0));
     optimizer.step_slices(&mut [w.as_mut_slice().into()], &[g.as_slice().into()]).unwrap();
@@ -61,7 +63,9 @@ fn gradients_of_another_format_are_not_summed_up() {
 fn state_of_fewer_bits_is_no_slice() {
     let optimizer = optimizer(Formats { state: StateFormat::Bf16, ..Formats::default() });
     let message = "exp_avg of \"w\" is kept in bf16, not in f32; read it decoded, with read_state";
-    assert_eq!(optimizer.state("w", "exp_avg").unwrap_err().to_string(), message);
+    let refused = optimizer.state("w", "exp_avg").unwrap_err();
+    assert!(matches!(refused, Error::Stored { .. }));
+    assert_eq!(refused.to_string(), message);
     assert_eq!(optimizer.read_state("w", "exp_avg").unwrap(), [0.0; 2]);
 }
 
@@ -99,4 +103,31 @@ fn bytes_are_slices_where_they_are_aligned() {
     assert!(Slice::of_bytes(Format::F32, bytes).is_none());
     assert_eq!(SliceMut::of_bytes(Format::Bf16, bytes).unwrap().as_slice().format(), "bf16");
     assert_eq!(Slice::of_bytes(Format::F16, &bytes[..4]).unwrap().len(), 2);
+}
+
+#[test]
+fn rows_of_fewer_bits_are_neither_listed_nor_moved() {
+    let mut optimizer = optimizer(Formats { state: StateFormat::Bf16, ..Formats::default() });
+    let rows = cpu::Rows { width: 1, list: &[0] };
+    let refused = optimizer.step_rows(&mut [&mut [1.0; 2]], &[&[1.0; 2]], [("w", rows)]).unwrap_err();
+    assert_eq!(refused, Error::RowFormat { group: 0, format: "bf16" });
+    let map = wgpu_optim::map::Map::append(2, 1);
+    let remap = cpu::Remap { width: 1, map: &map, from: &[1.0; 2], to: &mut [0.0; 3] };
+    assert_eq!(optimizer.remap_rows([("w", remap)]).unwrap_err(), Error::RowFormat { group: 0, format: "bf16" });
+    assert_eq!(optimizer.recorded(), 0);
+}
+
+/// What has overflowed stays infinite, and what was lost of it is nothing.
+#[test]
+fn a_compensated_parameter_that_overflows_stays_infinite() {
+    let formats = Formats { params: Format::Bf16, rounding: Rounding::Kahan, ..Formats::default() };
+    let mut optimizer = optimizer(formats);
+    let mut w = [bf16::MAX; 2];
+    let settings = Adam { lr: 1e38, ..Adam::PYTORCH };
+    optimizer.retune(0, settings).unwrap();
+    for _ in 0..3 {
+        optimizer.step_slices(&mut [w.as_mut_slice().into()], &[Slice::from([-1.0f32; 2].as_slice())]).unwrap();
+    }
+    assert_eq!(w, [bf16::INFINITY; 2]);
+    assert_eq!(optimizer.read_state("w", "kahan_comp").unwrap(), [0.0; 2]);
 }

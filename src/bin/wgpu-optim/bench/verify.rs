@@ -120,6 +120,11 @@ fn is_sampled(chunk: usize, chunks: usize) -> bool {
     chunks <= SPREAD || chunk.is_multiple_of(SPREAD) || chunk == chunks / 2 || chunk + 1 == chunks
 }
 
+/// What is worst of two.
+fn both(a: (Worst, Off), b: (Worst, Off)) -> (Worst, Off) {
+    (a.0.with(b.0), a.1.with(b.1))
+}
+
 /// One step of one tensor.
 struct OneStep<'a, R: Rule> {
     settings: &'a R,
@@ -146,7 +151,6 @@ impl<R: Rule> OneStep<'_, R> {
                 *before = after;
                 judged
             };
-            let both = |a: (Worst, Off), b: (Worst, Off)| (a.0.with(b.0), a.1.with(b.1));
             worst = both(worst, before.par_iter_mut().enumerate().map(judge).reduce(Default::default, both));
             first = end;
             Ok(())
