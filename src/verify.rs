@@ -5,6 +5,8 @@
 
 pub mod compensation;
 pub mod formats;
+mod numbers;
+mod stand;
 
 use crate::Error;
 use crate::envelope::{Device, Probe, Snapshot, Trial, Worst};

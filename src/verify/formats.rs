@@ -3,21 +3,18 @@
 //! Both start each step from the same codes. Where both round the same number, they seldom write different codes, and then
 //! neighbours: a device's division may be some units off, and a rounding may lie between. More than that is wrong.
 
-mod numbers;
-mod stand;
-
 use std::collections::BTreeMap;
 
 use super::compensation::compensation;
+use super::stand::Stand;
 use crate::Error;
 use crate::format::{Format, Formats, Q8Zero, Rounding, StateFormat};
 use crate::rule::{Rule, Visitor, visit};
-use stand::Stand;
 
-pub use numbers::{Numbers, Off, SHARE};
+pub use super::numbers::{Numbers, Off, SHARE};
 
 /// Steps of each tensor.
-const STEPS: usize = 4;
+pub(super) const STEPS: usize = 4;
 
 /// What came of a rule in some formats.
 #[derive(Clone, Debug)]
@@ -87,7 +84,7 @@ pub fn cases() -> usize {
 }
 
 /// Runs one rule in some formats, cold and warm. Rounding with Kahan's compensation is held to
-/// [`compensation`](super::compensation::compensation), too.
+/// [`compensation`], too.
 ///
 /// # Errors
 /// As [`run`].

@@ -1,6 +1,6 @@
 //! The tensors of one case, on the device and on the CPU.
 
-use super::Row;
+use super::formats::{Row, STEPS};
 use super::numbers::{Numbers, Off};
 use crate::Error;
 use crate::cpu::{self, Slice, SliceMut};
@@ -244,7 +244,7 @@ fn placed<R: Rule>(settings: &R, formats: &Formats, warm: bool) -> (Vec<Placed>,
     let mut tensors = Vec::new();
     for (shift, len) in [0, 1].into_iter().flat_map(|shift| LENS.map(|len| (shift, len))) {
         let first = end.next_multiple_of(MARGIN) + shift;
-        let mut probe = Probe::new(settings, len, super::STEPS, warm);
+        let mut probe = Probe::new(settings, len, STEPS, warm);
         if tame {
             probe.grads.iter_mut().flatten().for_each(|grad| *grad = tamed(*grad));
         }
