@@ -175,7 +175,9 @@ fn faithful() -> Vec<(String, Formats)> {
         let master = Formats { master: true, ..halves(format, Rounding::Nearest) };
         all.push((format!("{name} params of a master"), master));
         all.push((format!("{name} params with Kahan"), halves(format, Rounding::Kahan)));
-        all.extend(SEEDS.map(|seed| {
+        // f16 is fine enough for one outcome to tell.
+        let seeds = if format == Format::F16 { &SEEDS[..1] } else { &SEEDS[..] };
+        all.extend(seeds.iter().map(|&seed| {
             let by_chance = Formats { seed, ..halves(format, Rounding::Stochastic) };
             (format!("{name} params by chance, seed {seed}"), by_chance)
         }));
