@@ -12,7 +12,7 @@ pub(crate) const FEWEST: usize = 64;
 const PART: u64 = 16;
 /// Words of `struct Orders` of `control.wgsl` before its list, and of a class in the list, its scalars apart.
 const ORDERS: u64 = 17;
-const CLASS: u64 = 5;
+const CLASS: u64 = 6;
 
 /// A step, as far as its decision must know.
 pub(super) struct Shape {
