@@ -135,18 +135,10 @@ pub fn memory_plan_with<R: Rule>(
     let Arenas { params, grads, places } = Arenas::lay(&formats, limits)?;
     let stored: Vec<Stored> =
         members.iter().map(|&(group, _, len)| stored_of(&settings[group], &groups[group].1, chain, len)).collect();
-    let mut kinds = Kinds::default();
-    let mut item = |tensor: usize| {
-        let ((group, name, len), (params, grads)) = (members[tensor], &places[tensor]);
-        let planes = stored[tensor].storages();
-        let key = stored[tensor].has_chance().then(|| tensor_key(name));
-        let variant = kinds.number(variant(&settings, group), &planes, key.is_some());
-        let room = (params.room / params.element).min(grads.room / grads.element);
-        Item { variant, group, planes, key, len, room }
-    };
-    let items: Vec<Item> = (0..members.len()).map(&mut item).collect();
     let mut placement = Placement::default();
-    placement.extend(&items, limits, |tensor| (places[tensor].0.span.buffer, places[tensor].0.span.offset));
+    placement.extend(&items(&settings, &members, &stored, &places), limits, |tensor| {
+        (places[tensor].0.span.buffer, places[tensor].0.span.offset)
+    });
     let shape = around::Shape::of(chain, &members.iter().map(|&(group, ..)| group).collect::<Vec<_>>());
     let step = |places: &[(Place, Place)]| {
         let launches = launches(&placement, places, limits, |tensor| members[tensor].1.to_string())?;
@@ -182,6 +174,24 @@ pub fn memory_plan_with<R: Rule>(
         launches,
         staging: CHUNK * RING as u64,
     })
+}
+
+/// The tensors, as they are placed.
+fn items<R: Rule>(
+    settings: &[R],
+    members: &[(usize, &str, u64)],
+    stored: &[Stored],
+    places: &[(Place, Place)],
+) -> Vec<Item> {
+    let mut kinds = Kinds::default();
+    let item = |(tensor, &(group, name, len)): (usize, &(usize, &str, u64))| {
+        let (stored, (params, grads)) = (&stored[tensor], &places[tensor]);
+        let (planes, key) = (stored.storages(), stored.has_chance().then(|| tensor_key(name)));
+        let variant = kinds.number(variant(settings, group), &planes, key.is_some());
+        let room = (params.room / params.element).min(grads.room / grads.element);
+        Item { variant, group, planes, key, len, room }
+    };
+    members.iter().enumerate().map(item).collect()
 }
 
 /// The dispatches of a step, each with its launch's number.

@@ -1,4 +1,5 @@
-// The step of one lane, where its numbers may be rounded by chance: step.wgsl, and which element that is.
+// The step of one lane in any format: chance must know which element a lane is, and blocks are encoded when all of one
+// is there.
 
 @compute @workgroup_size(WORKGROUP)
 fn step(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
@@ -12,4 +13,5 @@ fn step(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             update(hyper(), at);
         }
     }
+    finish(local);
 }

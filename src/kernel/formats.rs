@@ -37,19 +37,18 @@ impl Widths {
 
     /// The files with the entry point of a step.
     pub fn step(self, work: Work) -> Vec<&'static str> {
+        const FORMATTED: &str = include_str!("../../shaders/format/step.wgsl");
         const WATCHED: &str = include_str!("../../shaders/chain/watched.wgsl");
         const STEADY: &str = include_str!("../../shaders/format/steady.wgsl");
         const WHOLE: &str = include_str!("../../shaders/format/whole.wgsl");
-        if work == Work::Watched {
-            let steady = (!self.begins(work)).then_some(STEADY);
-            let whole = (self.narrowest > 1).then_some(WHOLE);
-            return steady.into_iter().chain(whole).chain([WATCHED]).collect();
+        let blocks = self.narrowest == 1;
+        if work != Work::Watched && !blocks && !self.chance {
+            return vec![include_str!("../../shaders/step.wgsl")];
         }
-        vec![match self {
-            Self { narrowest: 1, .. } => include_str!("../../shaders/format/block_step.wgsl"),
-            Self { chance: true, .. } => include_str!("../../shaders/format/step.wgsl"),
-            _ => include_str!("../../shaders/step.wgsl"),
-        }]
+        let steady = (!self.begins(work)).then_some(STEADY);
+        let whole = (!blocks).then_some(WHOLE);
+        let step = if work == Work::Watched { WATCHED } else { FORMATTED };
+        steady.into_iter().chain(whole).chain([step]).collect()
     }
 
     /// Whether its files say how a lane begins.

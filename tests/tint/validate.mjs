@@ -74,12 +74,16 @@ function widths() {
     return states.flatMap((width) => [false, true].map((chance) => ({ ...width, chance })));
 }
 
-// The entry point of a step.
-function ownStep(state, chance) {
-    if (state === 8) {
-        return 'shaders/format/block_step.wgsl';
+// The files with the entry point of a step.
+function entry(state, chance, halves, watched) {
+    if (!watched && state !== 8 && !chance) {
+        return ['shaders/step.wgsl'];
     }
-    return chance ? 'shaders/format/step.wgsl' : 'shaders/step.wgsl';
+    return [
+        ...(halves || chance ? [] : ['shaders/format/steady.wgsl']),
+        ...(state === 8 ? [] : ['shaders/format/whole.wgsl']),
+        watched ? 'shaders/chain/watched.wgsl' : 'shaders/format/step.wgsl',
+    ];
 }
 
 // The files of `kernel::formats`, for a kernel that steps or that only looks at gradients and sums.
@@ -97,8 +101,7 @@ function stored(lanes, { params, grads, state, chance }, steps, watched = false)
         ...(state === 8 ? [format('coded'), format('blocks')] : []),
         ...(halves ? [format('halves'), format('narrow'), own('halves')] : []),
         ...(chance ? [format('noise'), format('chance'), own('chance')] : halves ? [format('steady')] : []),
-        ...(watched ? (state === 8 ? [] : [format('whole')]) : steps ? [ownStep(state, chance)] : []),
-        ...(watched ? [...(halves || chance ? [] : [format('steady')]), 'shaders/chain/watched.wgsl'] : []),
+        ...(steps ? entry(state, chance, halves, watched) : []),
     ];
 }
 
