@@ -1,13 +1,13 @@
 //! What the parts of the kernel cost: variants of its text beside plain kernels, in turn on one adapter.
 //!
-//! `cargo bench --bench kernels -- [LEN] [TURNS]`. What came of it is told in benches/NOTES.md.
+//! `cargo bench --bench kernels -- [LEN] [TURNS] [adam | rmsprop]`. What came of it is told in benches/NOTES.md.
 
 use std::time::Instant;
 
 use wgpu_optim::kernel::Work;
-use wgpu_optim::plan::Lanes;
+use wgpu_optim::plan::{Lanes, Places};
 use wgpu_optim::rule::{Rule, Scalars, cast};
-use wgpu_optim::{Adam, Chain, kernel, wgpu};
+use wgpu_optim::{Adam, Chain, RmsProp, kernel, wgpu};
 
 /// Invocations of a workgroup, unless a variant says otherwise.
 const WORKGROUP: u32 = 256;
@@ -21,8 +21,7 @@ struct Variant {
     workgroup: u32,
     /// Elements of an invocation.
     elements: u32,
-    /// Find places in the table.
-    places: bool,
+    places: Places,
     binds: Binds,
 }
 
@@ -30,40 +29,98 @@ struct Variant {
 enum Binds {
     /// As the optimizer binds them.
     Step,
-    /// Parameters, gradients, two moments, each a buffer, and a uniform.
+    /// Parameters, gradients, each moment a buffer, and a uniform.
     Plain,
-    /// The same without the uniform.
+    /// Four buffers.
     Stream,
 }
 
-fn variants() -> Vec<Variant> {
-    let quads = Variant {
-        name: "the step",
-        text: kernel::text::<Adam>(Work::Step, Lanes::Quads),
-        entry: "step",
-        workgroup: WORKGROUP,
-        elements: 4,
-        places: false,
-        binds: Binds::Step,
-    };
-    let of = |name, text: String| Variant { name, text, ..quads.clone() };
-    let stream = of("stream of four and three", include_str!("../shaders/yardstick.wgsl").into());
-    vec![
-        Variant { entry: "stream", binds: Binds::Stream, ..stream },
-        Variant { binds: Binds::Plain, ..of("plain Adam, a buffer for each moment", PLAIN.into()) },
-        quads.clone(),
-        Variant { places: true, ..of("places from the table", quads.text.clone()) },
-        of("scalars as constants", constants(&quads.text)),
-        of("scalars where they lie", in_place(&quads.text)),
-        of("scalars by row of a storage buffer", by_row(&quads.text)),
-        of("places and scalars by rows", chained(&by_row(&quads.text))),
-        of("terms by select, not by switch", selects(&quads.text)),
-        Variant { elements: 1, ..of("by words", kernel::text::<Adam>(Work::Step, Lanes::Words)) },
-        Variant { elements: 8, ..of("two quads an invocation", several(&quads.text, 2)) },
-        Variant { elements: 16, ..of("four quads an invocation", several(&quads.text, 4)) },
-        Variant { workgroup: 64, ..of("workgroup of 64", quads.text.clone()) },
-        Variant { workgroup: 128, ..of("workgroup of 128", quads.text.clone()) },
-    ]
+/// A rule whose kernel is taken apart.
+struct Subject {
+    text: fn(Lanes) -> String,
+    overrides: fn(Places) -> Vec<(String, f64)>,
+    hyper: Vec<f32>,
+    /// The formula and an index, nothing else, and its scalars.
+    plain: &'static str,
+    scalars: [f32; 8],
+    moments: usize,
+}
+
+impl Subject {
+    fn named(name: &str) -> Option<Self> {
+        match name {
+            "adam" => {
+                let scalars = [0.1, 0.999, 0.001, 1e-3, 1e-8, 0.0, 0.0, 0.0];
+                Some(Self::of(&Adam::PYTORCH, |places| overrides(&Adam::PYTORCH, places), (PLAIN_ADAM, scalars, 2)))
+            }
+            "rmsprop" => {
+                let scalars = [0.99, 0.01, 1e-2, 1e-8, 0.0, 0.0, 0.0, 0.0];
+                let plain = (PLAIN_RMSPROP, scalars, 1);
+                Some(Self::of(&RmsProp::PYTORCH, |places| overrides(&RmsProp::PYTORCH, places), plain))
+            }
+            _ => None,
+        }
+    }
+
+    fn of<R: Rule>(
+        settings: &R,
+        overrides: fn(Places) -> Vec<(String, f64)>,
+        (plain, scalars, moments): (&'static str, [f32; 8], usize),
+    ) -> Self {
+        let hyper: R::Hyper<f32> = cast(&settings.fold(10));
+        Self {
+            text: |lanes| kernel::text::<R>(Work::Step, lanes),
+            overrides,
+            hyper: hyper.fields(),
+            plain,
+            scalars,
+            moments,
+        }
+    }
+
+    /// Arrays that are read, and those that are written.
+    fn arrays(&self) -> usize {
+        2 + self.moments + 1 + self.moments
+    }
+
+    fn variants(&self) -> Vec<Variant> {
+        let quads = Variant {
+            name: "the step",
+            text: (self.text)(Lanes::Quads),
+            entry: "step",
+            workgroup: WORKGROUP,
+            elements: 4,
+            places: Places::Origin,
+            binds: Binds::Step,
+        };
+        let of = |name, text: String| Variant { name, text, ..quads.clone() };
+        let stream = of("stream of four and three", include_str!("../shaders/yardstick.wgsl").into());
+        let mut variants = vec![
+            Variant { entry: "stream", binds: Binds::Stream, ..stream },
+            Variant { binds: Binds::Plain, ..of("plain, a buffer for each moment", self.plain.into()) },
+            quads.clone(),
+            Variant { places: Places::Uniform, ..of("a stretch that may start anywhere", quads.text.clone()) },
+            Variant { places: Places::Table, ..of("places from the table", quads.text.clone()) },
+            of("parameters loaded and stored first", params_first(&quads.text)),
+            of("scalars as constants", constants(&quads.text, &self.hyper)),
+            of("scalars where they lie", in_place(&quads.text)),
+            of("scalars by row of a storage buffer", by_row(&quads.text)),
+            Variant { places: Places::Uniform, ..of("places and scalars by rows", chained(&by_row(&quads.text))) },
+            Variant { elements: 1, ..of("by words", (self.text)(Lanes::Words)) },
+            Variant { elements: 8, ..of("two quads an invocation", several(&quads.text, 2)) },
+            Variant { elements: 16, ..of("four quads an invocation", several(&quads.text, 4)) },
+            Variant { workgroup: 64, ..of("workgroup of 64", quads.text.clone()) },
+            Variant { workgroup: 128, ..of("workgroup of 128", quads.text.clone()) },
+        ];
+        if quads.text.contains("HAS_LOW_BETA1);") {
+            variants.push(of("terms by select, not by switch", selects(&quads.text)));
+        }
+        variants
+    }
+}
+
+fn overrides<R: Rule>(settings: &R, places: Places) -> Vec<(String, f64)> {
+    kernel::overrides(Work::Step, settings, &Chain::default(), places)
 }
 
 /// One piece of a text in place of another, which must be there.
@@ -72,15 +129,19 @@ fn swap(text: &str, from: &str, to: &str) -> String {
     text.replace(from, to)
 }
 
-fn hyper() -> Vec<f32> {
-    let h: <Adam as Rule>::Hyper<f32> = cast(&Adam::PYTORCH.fold(10));
-    h.fields()
+/// Scalars that the compiler knows.
+fn constants(text: &str, hyper: &[f32]) -> String {
+    let values: Vec<String> = hyper.iter().map(|x| format!("{x:e}f")).collect();
+    swap(text, "update(hyper(),", &format!("update(Hyper({}),", values.join(", ")))
 }
 
-/// Scalars that the compiler knows.
-fn constants(text: &str) -> String {
-    let values: Vec<String> = hyper().iter().map(|x| format!("{x:e}f")).collect();
-    swap(text, "update(hyper(),", &format!("update(Hyper({}),", values.join(", ")))
+/// Parameters before gradients and moments, on the way in and out.
+fn params_first(text: &str) -> String {
+    let load = "    let p0 = load_params(at);\n";
+    let text =
+        swap(&swap(text, load, ""), "    let g0 = load_grads(at);\n", &format!("{load}    let g0 = load_grads(at);\n"));
+    let store = "    store_params(at, p);\n";
+    swap(&swap(&text, store, ""), "    // </update>\n", &format!("    // </update>\n{store}"))
 }
 
 /// Scalars read one by one from the uniform, and not handed over as a struct.
@@ -127,8 +188,8 @@ fn several(text: &str, count: u32) -> String {
     format!("{}{}{}", &text[..from], (0..count).map(one).collect::<String>(), &text[end..])
 }
 
-const PLAIN: &str = "
-struct Scalars { beta1: f32, beta2: f32, grad: f32, step: f32, root: f32, eps: f32 }
+const PLAIN_ADAM: &str = "
+struct Scalars { beta1: f32, beta2: f32, grad: f32, step: f32, eps: f32 }
 @group(0) @binding(0) var<storage, read_write> params: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read_write> grads: array<vec4<f32>>;
 @group(0) @binding(2) var<storage, read_write> first: array<vec4<f32>>;
@@ -144,7 +205,26 @@ fn step(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
         let v = h.beta2 * second[i] + (h.grad * g) * g;
         first[i] = m;
         second[i] = v;
-        params[i] = params[i] - h.step * (m / (h.root * sqrt(v) + h.eps));
+        params[i] = params[i] - h.step * (m / (sqrt(v) + h.eps));
+    }
+}
+";
+
+const PLAIN_RMSPROP: &str = "
+struct Scalars { alpha: f32, grad: f32, step: f32, eps: f32 }
+@group(0) @binding(0) var<storage, read_write> params: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read_write> grads: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read_write> square: array<vec4<f32>>;
+@group(0) @binding(3) var<uniform> h: Scalars;
+override WORKGROUP: u32 = 256u;
+@compute @workgroup_size(WORKGROUP)
+fn step(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+    let i = id.y * groups.x * WORKGROUP + id.x;
+    if i < arrayLength(&params) {
+        let g = grads[i];
+        let v = h.alpha * square[i] + (h.grad * g) * g;
+        square[i] = v;
+        params[i] = params[i] - h.step * (g / (sqrt(v) + h.eps));
     }
 }
 ";
@@ -155,10 +235,13 @@ struct Ready {
     pipeline: wgpu::ComputePipeline,
     groups: Vec<wgpu::BindGroup>,
     grid: (u32, u32),
+    /// Arrays that it moves.
+    arrays: usize,
     seconds: Vec<f64>,
 }
 
 struct Bench {
+    subject: Subject,
     device: wgpu::Device,
     queue: wgpu::Queue,
     len: u32,
@@ -167,7 +250,7 @@ struct Bench {
 }
 
 impl Bench {
-    fn new(adapter: &wgpu::Adapter, len: u32) -> Self {
+    fn new(adapter: &wgpu::Adapter, subject: Subject, len: u32) -> Self {
         let required_limits = wgpu_optim::required_limits(adapter);
         let descriptor = wgpu::DeviceDescriptor { required_limits, ..Default::default() };
         let (device, queue) = pollster::block_on(adapter.request_device(&descriptor)).expect("a device");
@@ -181,14 +264,14 @@ impl Bench {
         let arrays = [one, one + 1088, one + 2 * 1088, one + 3 * 1088, 2 * stride(len)].map(array);
         let values: Vec<f32> = (0..len).map(|i| 0.001 * ((i % 89) as f32 - 44.5)).collect();
         queue.write_buffer(&arrays[1], 0, bytemuck::cast_slice(&values));
-        Self { device, queue, len, arrays }
+        Self { subject, device, queue, len, arrays }
     }
 
     fn ready(&self, variant: &Variant) -> Ready {
         let label = Some(variant.name);
         let source = wgpu::ShaderSource::Wgsl(variant.text.clone().into());
         let module = self.device.create_shader_module(wgpu::ShaderModuleDescriptor { label, source });
-        let own = kernel::overrides(Work::Step, &Adam::PYTORCH, &Chain::default(), variant.places);
+        let own = (self.subject.overrides)(variant.places);
         let own = own.iter().filter(|(name, _)| variant.binds == Binds::Step && name != "WORKGROUP");
         let mut constants: Vec<(&str, f64)> = own.map(|(name, value)| (name.as_str(), *value)).collect();
         if variant.binds != Binds::Stream {
@@ -210,6 +293,7 @@ impl Bench {
             pipeline,
             groups: bound,
             grid: (width, groups.div_ceil(width)),
+            arrays: if variant.binds == Binds::Stream { 7 } else { self.subject.arrays() },
             seconds: Vec::new(),
         }
     }
@@ -228,16 +312,17 @@ impl Bench {
         match variant.binds {
             Binds::Stream => vec![self.group(pipeline, 0, vec![params, grads, first, second])],
             Binds::Plain => {
-                let scalars = self.words(&[0.1f32, 0.999, 0.001, 1e-3, 1.0, 1e-8, 0.0, 0.0].map(f32::to_bits));
-                let all = vec![params, grads, first, second, scalars.as_entire_binding()];
-                vec![self.group(pipeline, 0, all)]
+                let scalars = self.words(&self.subject.scalars.map(f32::to_bits));
+                let moments = [first, second].into_iter().take(self.subject.moments);
+                let all = [params, grads].into_iter().chain(moments).chain([scalars.as_entire_binding()]);
+                vec![self.group(pipeline, 0, all.collect())]
             }
             Binds::Step => {
                 let lane = if variant.elements == 1 { 1 } else { 4 };
                 let lanes = self.len / lane;
-                let run = self.words(&[0, groups, width, stride(self.len) as u32 / lane, 0, 0, 0, lanes]);
+                let run = self.words(&[0, groups, width, stride(self.len) as u32 / lane, 0, 0, 0, lanes, 0, 0, 0, 0]);
                 let places = self.words(&table(variant, groups, lanes));
-                let mut scalars: Vec<u32> = hyper().iter().map(|x| x.to_bits()).collect();
+                let mut scalars: Vec<u32> = self.subject.hyper.iter().map(|x| x.to_bits()).collect();
                 scalars.resize(scalars.len().next_multiple_of(4), 0);
                 let scalars = self.words(&scalars);
                 let state = self.arrays[4].as_entire_binding();
@@ -292,8 +377,8 @@ fn table(variant: &Variant, groups: u32, lanes: u32) -> Vec<u32> {
         [first, first, first, variant.workgroup.min(lanes - first)]
     };
     match variant.places {
-        true => (0..groups).flat_map(place).collect(),
-        false => vec![0; 4 * groups as usize],
+        Places::Table => (0..groups).flat_map(place).collect(),
+        _ => vec![0; 4 * groups as usize],
     }
 }
 
@@ -311,6 +396,11 @@ fn main() {
     let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--bench");
     let mut number = |default| arguments.next().and_then(|text| text.parse().ok()).unwrap_or(default);
     let (len, turns) = (number(4 << 20), number(15));
+    let rule = arguments.next().unwrap_or_else(|| "adam".into());
+    let Some(subject) = Subject::named(&rule) else {
+        println!("{rule} is neither adam nor rmsprop");
+        return;
+    };
     let descriptor = wgpu::InstanceDescriptor::new_without_display_handle_from_env();
     let adapters = pollster::block_on(wgpu::Instance::new(descriptor).enumerate_adapters(wgpu::Backends::all()));
     let Some(adapter) = adapters.first() else {
@@ -318,18 +408,27 @@ fn main() {
         return;
     };
     let info = adapter.get_info();
-    println!("{} ({}), {len} elements, {turns} turns", info.name, info.backend);
-    println!("{:<40}{:>12} {:>8}", "", "ms", "speed");
-    let bench = Bench::new(adapter, len & !3);
-    let mut all: Vec<Ready> = variants().iter().map(|variant| bench.ready(variant)).collect();
+    println!("{} ({}), {rule}, {len} elements, {turns} turns", info.name, info.backend);
+    println!("{:<40}{:>12} {:>8} {:>12} {:>8}", "", "median ms", "speed", "least ms", "speed");
+    let bench = Bench::new(adapter, subject, len & !3);
+    let mut all: Vec<Ready> = bench.subject.variants().iter().map(|variant| bench.ready(variant)).collect();
     all.iter_mut().for_each(|ready| bench.run(ready));
     all.iter_mut().for_each(|ready| ready.seconds.clear());
     for _ in 0..turns {
         all.iter_mut().for_each(|ready| bench.run(ready));
     }
-    let first = all[0].seconds.clone();
-    for ready in all {
-        let speed = median(first.iter().zip(&ready.seconds).map(|(first, own)| first / own).collect());
-        println!("{:<40}{:>12.3} {speed:>8.2}", ready.name, median(ready.seconds) * 1e3);
+    let stream = all[0].seconds.clone();
+    for Ready { name, arrays, seconds, .. } in all {
+        // Bytes a second beside those of the stream.
+        let speed = |stream: f64, own: f64| arrays as f64 / 7.0 * stream / own;
+        let median_speed = median(stream.iter().zip(&seconds).map(|(&stream, &own)| speed(stream, own)).collect());
+        let (least, ms) = (least(&seconds), median(seconds) * 1e3);
+        let best = speed(self::least(&stream), least);
+        println!("{name:<40}{ms:>12.3} {median_speed:>8.3} {:>12.3} {best:>8.3}", least * 1e3);
     }
+}
+
+/// What nothing beside it has slowed down.
+fn least(seconds: &[f64]) -> f64 {
+    seconds.iter().copied().fold(f64::INFINITY, f64::min)
 }

@@ -5,6 +5,9 @@ override WORKGROUP: u32 = 256u;
 // Whether a dispatch walks more than one stretch of lanes, and finds them in the launch's table.
 override HAS_PLACES: bool = false;
 
+// Whether one stretch starts past zero in some buffer, or its grid is folded: else no uniform tells where it is.
+override HAS_START: bool = true;
+
 // Vectors of a workgroup in that table.
 override PLACE_VECTORS: u32 = 1u;
 
@@ -41,7 +44,7 @@ struct At {
 
 // The number of a workgroup, in a grid that may be folded.
 fn number(group: vec3<u32>) -> u32 {
-    return group.y * run.grid_width + group.x;
+    return select(group.x, group.y * run.grid_width + group.x, HAS_START);
 }
 
 // Its first lane in each buffer, and how many lanes it has; idle workgroups read what is there.
@@ -49,7 +52,10 @@ fn place(index: u32) -> vec4<u32> {
     if HAS_PLACES {
         return places[PLACE_VECTORS * (run.first + index)];
     }
-    return vec4<u32>(run.params, run.grads, run.state, run.lanes);
+    if HAS_START {
+        return vec4<u32>(run.params, run.grads, run.state, run.lanes);
+    }
+    return vec4<u32>(0u, 0u, 0u, run.lanes);
 }
 
 // The place of an invocation among the lanes of its place.

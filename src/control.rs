@@ -7,7 +7,7 @@ use crate::Error;
 use crate::format::stored::Stored;
 use crate::kernel::{Walk, Work, guarded};
 use crate::memory::FEWEST;
-use crate::plan::Lanes;
+use crate::plan::{Lanes, Places};
 use crate::record::{Parts, ROW, Step, bind, binding, check_size, constant, filled, scalars_size, unmapped};
 use crate::roster::{Roster, SKIP};
 use crate::rule::{Correction, Rule, Scalars, cast, corrections_by_field, log_beta};
@@ -146,7 +146,7 @@ impl Control {
             let size = scalars_size::<R>(true);
             (own, gather, bind(device, label, kernels.scalars_layout(), [binding(&rows, 0, size)]))
         })?;
-        let (plain, walk) = (Stored::default(), (Lanes::Quads, Walk::Tensors { places: false }));
+        let (plain, walk) = (Stored::default(), (Lanes::Quads, Walk::Tensors { places: Places::Uniform }));
         let pipeline = |work| kernels.pipeline(work, &roster.groups()[0], roster.chain(), &plain, walk);
         let width = (scopes.len() as u64).min(parts.limits.groups).max(1);
         let grid = (width as u32, (scopes.len() as u64).div_ceil(width) as u32);

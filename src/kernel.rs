@@ -10,7 +10,7 @@ use crate::Error;
 use crate::chain::gate::Switches;
 use crate::chain::{Chain, Norm};
 use crate::format::stored::Stored;
-use crate::plan::{self, Lanes, WORKGROUP};
+use crate::plan::{self, Lanes, Places, WORKGROUP};
 use crate::rule::{Rule, kept_slots};
 use formats::Widths;
 
@@ -42,10 +42,10 @@ pub enum Work {
 /// How a kernel that goes over tensors finds its lanes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Walk {
-    /// Whole tensors: one stretch of lanes, or those of a table.
+    /// Whole tensors.
     Tensors {
-        /// Whether there is a table.
-        places: bool,
+        /// How it finds where they lie.
+        places: Places,
     },
     /// Listed rows of one tensor.
     Rows {
@@ -66,7 +66,8 @@ impl Walk {
         let flag = |on: bool| f64::from(u8::from(on));
         match self {
             Walk::Tensors { places } => vec![
-                ("HAS_PLACES".into(), flag(places)),
+                ("HAS_PLACES".into(), flag(places == Places::Table)),
+                ("HAS_START".into(), flag(places != Places::Origin)),
                 ("PLACE_VECTORS".into(), Widths::of(stored).place_vectors().into()),
             ],
             Walk::Rows { counted } => vec![("HAS_COUNT".into(), flag(counted))],
@@ -128,7 +129,7 @@ impl Work {
 
 /// The text of a kernel over whole tensors where everything is `f32`: whole files laid end to end.
 pub fn text<R: Rule>(work: Work, lanes: Lanes) -> String {
-    text_of::<R>(work, lanes, Walk::Tensors { places: true }, &Stored::default())
+    text_of::<R>(work, lanes, Walk::Tensors { places: Places::Table }, &Stored::default())
 }
 
 /// The text of a kernel that walks like this, for what lies like that.
@@ -148,9 +149,9 @@ pub fn text_of<R: Rule>(work: Work, lanes: Lanes, walk: Walk, stored: &Stored) -
     files.join("\n")
 }
 
-/// The values of a kernel's overrides for these settings and this chain, where everything is `f32`, and for a run that does
-/// or does not read the table.
-pub fn overrides<R: Rule>(work: Work, settings: &R, chain: &Chain, places: bool) -> Vec<(String, f64)> {
+/// The values of a kernel's overrides for these settings and this chain, where everything is `f32`, and for a run that finds
+/// its lanes like this.
+pub fn overrides<R: Rule>(work: Work, settings: &R, chain: &Chain, places: Places) -> Vec<(String, f64)> {
     let own = kept_slots(settings).into_iter().map(|slot| R::SLOTS[slot]);
     let stored = Stored::plain(own.chain(chain.slots()));
     overrides_of(work, settings, chain, Walk::Tensors { places }, &stored)

@@ -20,7 +20,7 @@ pub use launch::{Lanes, Launch, Place, Segment, launches};
 pub use listed::{Listed, ListedRun};
 pub use placement::{Item, Piece, Placement, Window};
 pub use remap::{Stretch, stretches};
-pub use run::Run;
+pub use run::{Places, Run};
 
 use crate::format::Storage;
 use crate::format::blocks::BLOCK;

@@ -190,7 +190,7 @@ fn ready<'a, R: Rule>(
         let mut steps = Vec::with_capacity(runs.len());
         for run in runs {
             let (settings, walk) =
-                (roster.settings(run.class), (launch.lanes, Walk::Tensors { places: run.stretch.is_none() }));
+                (roster.settings(run.class), (launch.lanes, Walk::Tensors { places: run.places(parts.limits) }));
             let stored = stored(launch, &run, roster);
             let work = if watched { Work::Watched } else { stepping(roster, roster.group_of(run.class)) };
             let pipeline = parts.kernels.pipeline(work, settings, roster.chain(), &stored, walk)?;

@@ -7,7 +7,7 @@ use crate::Error;
 use crate::control::{check_binding, row, storage};
 use crate::format::stored::Stored;
 use crate::kernel::{Walk, Work, guarded};
-use crate::plan::{Lanes, Place};
+use crate::plan::{Lanes, Place, Places};
 use crate::record::{Launches, Parts, ROW, bind, binding, constant};
 use crate::roster::Roster;
 use crate::rule::Rule;
@@ -111,7 +111,7 @@ impl Gathered {
             group,
             roster.chain(),
             &Stored::default(),
-            (Lanes::Quads, Walk::Tensors { places: false }),
+            (Lanes::Quads, Walk::Tensors { places: Places::Uniform }),
         )?;
         let label = "wgpu-optim updates";
         guarded(device, label, || {

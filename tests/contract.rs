@@ -7,12 +7,12 @@ use naga::proc::Layouter;
 use naga::valid::{Capabilities, ValidationFlags, Validator};
 use wgpu_optim::format::stored::Stored;
 use wgpu_optim::kernel::{self, Walk, Work};
-use wgpu_optim::plan::Lanes;
+use wgpu_optim::plan::{Lanes, Places};
 use wgpu_optim::rule::{Correction, MAX_SLOTS, Rule, Scalars, Visitor, kept_slots, visit};
 use wgpu_optim::{Chain, Clip, Ema, Scaler};
 
 const LANES: [Lanes; 2] = [Lanes::Quads, Lanes::Words];
-const WALKS: [Walk; 2] = [Walk::Tensors { places: true }, Walk::Rows { counted: true }];
+const WALKS: [Walk; 2] = [Walk::Tensors { places: Places::Table }, Walk::Rows { counted: true }];
 const WORKS: [Work; 10] = [
     Work::Step,
     Work::Gated,
@@ -96,7 +96,7 @@ fn the_chain_is_one_text_in_two_tongues() {
         ("src/chain/gate.rs", "shaders/chain/gated.wgsl", "receive", 3),
         ("src/chain/gate.rs", "shaders/chain/gated.wgsl", "settle", 5),
         ("src/chain/control.rs", "shaders/chain/control.wgsl", "clip", 2),
-        ("src/rule/correction.rs", "shaders/chain/control.wgsl", "correct", 5),
+        ("src/rule/correction.rs", "shaders/chain/control.wgsl", "correct", 7),
         ("src/rule/correction.rs", "shaders/chain/control.wgsl", "bias", 3),
     ];
     for (rust, wgsl, mark, lines) in texts {
@@ -183,6 +183,8 @@ fn corrections_have_the_numbers_of_the_shader() {
         ("OVER_SECOND", Correction::OverSecond),
         ("OVER_ROOT_SECOND", Correction::OverRootSecond),
         ("TIMES_SECOND", Correction::TimesSecond),
+        ("TIMES_ROOT_SECOND", Correction::TimesRootSecond),
+        ("ROOT_SECOND_OVER_FIRST", Correction::RootSecondOverFirst),
     ];
     for (name, how) in all {
         let line = format!("const {name} = {}u;", how as u32);

@@ -15,6 +15,8 @@ const AHEAD = 2u;
 const OVER_SECOND = 3u;
 const OVER_ROOT_SECOND = 4u;
 const TIMES_SECOND = 5u;
+const TIMES_ROOT_SECOND = 6u;
+const ROOT_SECOND_OVER_FIRST = 7u;
 
 override HAS_SCALER: bool = false;
 override HAS_CLIP: bool = false;
@@ -149,7 +151,9 @@ fn corrected_by(x: f32, how: u32, b: Biases) -> f32 {
     let a = select(f, x * (b.first / b.ahead), how == AHEAD);
     let s = select(a, x / b.second, how == OVER_SECOND);
     let r = select(s, x / sqrt(b.second), how == OVER_ROOT_SECOND);
-    let corrected = select(r, x * b.second, how == TIMES_SECOND);
+    let t = select(r, x * b.second, how == TIMES_SECOND);
+    let q = select(t, x * sqrt(b.second), how == TIMES_ROOT_SECOND);
+    let corrected = select(q, x * (sqrt(b.second) / b.first), how == ROOT_SECOND_OVER_FIRST);
     // </correct>
     return corrected;
 }

@@ -5,13 +5,18 @@ var<workgroup> parts: array<vec4<f32>, WORKGROUP>;
 struct Job {
     // Where the parts of its workgroups go.
     first: u32,
+    // Nothing, which no compiler knows.
+    zero: u32,
 }
 
 @group(2) @binding(0) var<storage, read_write> partials: array<vec4<f32>>;
 @group(2) @binding(1) var<uniform> job: Job;
 
+// An integer stands between what was computed and what it is compared as: a compiler may take (p - u) - p for -u, where
+// p - u was rounded.
 fn moved(before: Lane, after: Lane) -> vec4<f32> {
-    let by = after - before;
+    let kept = bitcast<Lane>(bitcast<Bits>(after) ^ Bits(job.zero));
+    let by = kept - before;
     let own = finite(by);
     return vec4<f32>(squares(own), select(largest(own), NOT_FINITE, total(wrong(by)) > 0.0));
 }

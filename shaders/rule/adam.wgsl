@@ -10,7 +10,6 @@ struct Hyper {
     nesterov_m: f32,
     nesterov_g: f32,
     root: f32,
-    root_scale: f32,
     eps: f32,
     decay: f32,
     step_size: f32,
@@ -29,7 +28,6 @@ override PLANE_EXP_AVG_SQ: u32 = 1u;
 override PLANE_MAX_EXP_AVG_SQ: u32 = 2u;
 
 fn update(h: Hyper, at: At) {
-    let p0 = load_params(at);
     let g0 = load_grads(at);
     let m0 = load_state(at, PLANE_EXP_AVG);
     let v0 = load_state(at, PLANE_EXP_AVG_SQ);
@@ -37,6 +35,7 @@ fn update(h: Hyper, at: At) {
     if HAS_AMSGRAD {
         x0 = load_state(at, PLANE_MAX_EXP_AVG_SQ);
     }
+    let p0 = load_params(at);
     // <update>
     let s = select(g0, -g0, HAS_MAXIMIZE);
     let g = select(s, s + h.l2 * p0, HAS_L2);
@@ -46,15 +45,15 @@ fn update(h: Hyper, at: At) {
     let x = select(c, x0, x0 > c);
     let w = select(v, x, HAS_AMSGRAD);
     let r = select(w, w + h.root, HAS_ROOT);
-    let d = h.root_scale * sqrt(r) + h.eps;
+    let d = sqrt(r) + h.eps;
     let n = select(m, h.nesterov_m * m + h.nesterov_g * g, HAS_NESTEROV);
     let u = h.step_size * (n / d);
     let p = p0 - select(u, h.decay * p0 + u, HAS_DECAY);
     // </update>
-    store_params(at, p);
     store_state(at, PLANE_EXP_AVG, m);
     store_state(at, PLANE_EXP_AVG_SQ, v);
     if HAS_AMSGRAD {
         store_state(at, PLANE_MAX_EXP_AVG_SQ, x);
     }
+    store_params(at, p);
 }

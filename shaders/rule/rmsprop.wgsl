@@ -26,7 +26,6 @@ override PLANE_GRAD_AVG: u32 = 1u;
 override PLANE_MOMENTUM_BUFFER: u32 = 2u;
 
 fn update(h: Hyper, at: At) {
-    let p0 = load_params(at);
     let g0 = load_grads(at);
     let v0 = load_state(at, PLANE_SQUARE_AVG);
     var a0 = Lane(0.0);
@@ -37,6 +36,7 @@ fn update(h: Hyper, at: At) {
     if HAS_MOMENTUM {
         b0 = load_state(at, PLANE_MOMENTUM_BUFFER);
     }
+    let p0 = load_params(at);
     // <update>
     let s = select(g0, -g0, HAS_MAXIMIZE);
     let g = select(s, s + h.l2 * p0, HAS_L2);
@@ -54,7 +54,6 @@ fn update(h: Hyper, at: At) {
     let q = h.step_size * select(u, n, HAS_MOMENTUM);
     let p = p0 - select(q, h.decay * p0 + q, HAS_DECAY);
     // </update>
-    store_params(at, p);
     store_state(at, PLANE_SQUARE_AVG, v);
     if HAS_CENTERED {
         store_state(at, PLANE_GRAD_AVG, a);
@@ -62,4 +61,5 @@ fn update(h: Hyper, at: At) {
     if HAS_MOMENTUM {
         store_state(at, PLANE_MOMENTUM_BUFFER, b);
     }
+    store_params(at, p);
 }

@@ -34,6 +34,17 @@ pub struct Run {
     pub stretch: Option<Segment>,
 }
 
+/// How a dispatch finds where its lanes lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Places {
+    /// One stretch from zero in all three buffers, in a grid that is not folded: there is nothing to find.
+    Origin,
+    /// One stretch, by the run's uniform.
+    Uniform,
+    /// Many, by the launch's table.
+    Table,
+}
+
 impl Run {
     /// The segments that it steps.
     pub fn segments<'a>(&self, launch: &'a Launch) -> &'a [Segment] {
@@ -66,6 +77,16 @@ impl Run {
     /// The dispatched grid, folded where a row would be too long.
     pub fn grid(&self, limits: &Limits) -> (u32, u32) {
         super::folded(self.groups(), limits)
+    }
+
+    /// How it finds its lanes.
+    pub fn places(&self, limits: &Limits) -> Places {
+        let is_flat = self.grid(limits).1 == 1;
+        match self.stretch {
+            Some(Segment { params: 0, grads: 0, state: 0, .. }) if is_flat => Places::Origin,
+            Some(_) => Places::Uniform,
+            None => Places::Table,
+        }
     }
 
     /// The same workgroups in class 0: what is bound for them does not depend on their class.

@@ -5,7 +5,7 @@ use crate::Error;
 use crate::chain::EMA;
 use crate::format::stored::Stored;
 use crate::kernel::{Walk, Work, guarded};
-use crate::plan::{ELEMENT, Lanes, Limits, Place, Span, Stretch, stretches};
+use crate::plan::{ELEMENT, Lanes, Limits, Place, Places, Span, Stretch, stretches};
 use crate::roster::Roster;
 use crate::rows::RowMap;
 use crate::rule::Rule;
@@ -67,7 +67,7 @@ impl Moves {
     ) -> Result<Self, Error> {
         let maps = remapped.iter().map(|one| uploaded(parts, &one.map)).collect::<Result<Vec<_>, Error>>()?;
         let settings = &roster.groups()[0];
-        let walk = (Lanes::Quads, Walk::Tensors { places: false });
+        let walk = (Lanes::Quads, Walk::Tensors { places: Places::Uniform });
         let pipeline = parts.kernels.pipeline(Work::Remap, settings, roster.chain(), &Stored::default(), walk)?;
         let mut jobs = Vec::new();
         let mut settled = Vec::new();

@@ -150,9 +150,8 @@ scalars! {
         /// Weights of `m` and `g` in the look-ahead, both over `1 / bc1`.
         nesterov_m,
         nesterov_g,
-        /// `d = root_scale * sqrt(w + root) + eps`.
+        /// `d = sqrt(w + root) + eps`, both beside the moment that the slot holds.
         root,
-        root_scale,
         eps,
         /// The share of `p` that decay takes off.
         decay,
@@ -240,7 +239,6 @@ impl Rule for Adam {
             nesterov_m: self.beta1,
             nesterov_g: 1.0 - self.beta1,
             root,
-            root_scale: 1.0,
             eps,
             decay: self.lr * (self.weight_decay - self.weight_decay_as(Decay::L2)),
             step_size: self.lr,
@@ -251,24 +249,23 @@ impl Rule for Adam {
         [self.beta1, self.beta2]
     }
 
-    /// Both epsilons as they stand beside the second moment that the slot holds: `v * bias` overflows later than
-    /// `v / bias`.
+    /// Both epsilons as they stand beside the second moment that the slot holds, and the root of its bias in the step
+    /// size: `v * bias` overflows later than `v / bias`, and no lane multiplies for it.
     fn corrections(&self) -> Vec<(&'static str, Correction)> {
         let hat = self.epsilon == AdamEpsilon::Hat;
         let corrected = self.amsgrad && self.amsgrad_over == AmsgradOver::Corrected;
-        let or_none = |how, on| if on { how } else { Correction::None };
-        let root = match (corrected, hat) {
-            (true, true) => Correction::OverSecond,
-            (false, false) => Correction::TimesSecond,
-            _ => Correction::None,
+        let (root, eps) = match (corrected, hat) {
+            (true, true) => (Correction::OverSecond, Correction::OverRootSecond),
+            (false, false) => (Correction::TimesSecond, Correction::TimesRootSecond),
+            _ => (Correction::None, Correction::None),
         };
+        let step_size = if corrected { Correction::OverFirst } else { Correction::RootSecondOverFirst };
         vec![
-            ("max_scale", or_none(Correction::OverSecond, corrected)),
+            ("max_scale", if corrected { Correction::OverSecond } else { Correction::None }),
             ("nesterov_m", Correction::Ahead),
             ("root", root),
-            ("root_scale", or_none(Correction::OverRootSecond, !corrected)),
-            ("eps", or_none(Correction::OverRootSecond, hat)),
-            ("step_size", Correction::OverFirst),
+            ("eps", eps),
+            ("step_size", step_size),
         ]
     }
 
@@ -291,7 +288,7 @@ impl Rule for Adam {
         let x = select(c, x0, x0 > c);
         let w = select(v, x, HAS_AMSGRAD);
         let r = select(w, w + h.root, HAS_ROOT);
-        let d = h.root_scale * sqrt(r) + h.eps;
+        let d = sqrt(r) + h.eps;
         let n = select(m, h.nesterov_m * m + h.nesterov_g * g, HAS_NESTEROV);
         let u = h.step_size * (n / d);
         let p = p0 - select(u, h.decay * p0 + u, HAS_DECAY);

@@ -21,6 +21,10 @@ pub enum Correction {
     OverRootSecond = 4,
     /// Times the second beta's.
     TimesSecond = 5,
+    /// Times the root of the second beta's.
+    TimesRootSecond = 6,
+    /// That, and divided by the first beta's.
+    RootSecondOverFirst = 7,
 }
 
 const OVER_FIRST: Correction = Correction::OverFirst;
@@ -28,6 +32,8 @@ const AHEAD: Correction = Correction::Ahead;
 const OVER_SECOND: Correction = Correction::OverSecond;
 const OVER_ROOT_SECOND: Correction = Correction::OverRootSecond;
 const TIMES_SECOND: Correction = Correction::TimesSecond;
+const TIMES_ROOT_SECOND: Correction = Correction::TimesRootSecond;
+const ROOT_SECOND_OVER_FIRST: Correction = Correction::RootSecondOverFirst;
 
 /// `1 - beta^t` of the two betas at one step, and the first's a step later.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -56,7 +62,9 @@ pub fn correct<T: Real>(x: T, how: Correction, b: &Biases<T>) -> T {
     let a = select(f, x * (b.first / b.ahead), how == AHEAD);
     let s = select(a, x / b.second, how == OVER_SECOND);
     let r = select(s, x / sqrt(b.second), how == OVER_ROOT_SECOND);
-    let corrected = select(r, x * b.second, how == TIMES_SECOND);
+    let t = select(r, x * b.second, how == TIMES_SECOND);
+    let q = select(t, x * sqrt(b.second), how == TIMES_ROOT_SECOND);
+    let corrected = select(q, x * (sqrt(b.second) / b.first), how == ROOT_SECOND_OVER_FIRST);
     // </correct>
     corrected
 }

@@ -6,7 +6,8 @@ use proptest::prelude::*;
 use wgpu_optim::Error;
 use wgpu_optim::format::Storage;
 use wgpu_optim::plan::{
-    ELEMENT, Item, Lanes, Launch, Limits, Place, Placement, QUAD, Run, Segment, Span, WORKGROUP, arena, launches,
+    ELEMENT, Item, Lanes, Launch, Limits, Place, Placement, Places, QUAD, Run, Segment, Span, WORKGROUP, arena,
+    launches,
 };
 
 /// A tensor as it is drawn: sizes in elements.
@@ -263,9 +264,12 @@ fn dispatched(placement: &Placement, launch: &Launch, run: &Run, table: &[u32], 
     assert!(grid_width == width && width * height >= groups && u64::from(groups) == run.groups());
     assert_eq!(u64::from(stride) * lane(launch.lanes), window.stride);
     let group = |index: u32| {
-        let (place, from) = match run.stretch {
-            Some(_) => (place, index * WORKGROUP as u32),
-            None => (table[(first + index) as usize * 4..][..4].try_into().unwrap(), 0),
+        let (place, from) = match run.places(limits) {
+            // Its number is what it is in the first row of a grid.
+            Places::Origin if height == 1 => ([0, 0, 0, lanes], index * WORKGROUP as u32),
+            Places::Origin => panic!("a grid of {height} rows is folded"),
+            Places::Uniform => (place, index * WORKGROUP as u32),
+            Places::Table => (table[(first + index) as usize * 4..][..4].try_into().unwrap(), 0),
         };
         let [params, grads, state, lanes] = place.map(u64::from);
         let from = u64::from(from);
@@ -482,7 +486,8 @@ fn a_plan_that_is_off_by_one_is_noticed() {
     assert!(fails(&|launch| launch.grads = launch.params));
 }
 
-/// What an arena is for: as long as its tensors share settings and step count, they are one stretch and no table is read.
+/// What an arena is for: as long as its tensors share settings and step count, they are one stretch, and
+/// where that is needs no look: but where the grid is folded.
 #[test]
 fn tensors_of_any_length_in_an_arena_are_one_stretch() {
     for limits in [Limits::DEFAULT, Limits { alignment: 32, ..Limits::DEFAULT }] {
@@ -493,6 +498,8 @@ fn tensors_of_any_length_in_an_arena_are_one_stretch() {
             wgpu_optim::memory_plan(&[(wgpu_optim::Adam::PYTORCH, tensors)], &wgpu_optim::Chain::default(), 0, &limits)
                 .unwrap();
         let [(0, run)] = plan.dispatches[..] else { panic!("{} dispatches", plan.dispatches.len()) };
-        assert!(run.stretch.is_some(), "{run:?} reads a table");
+        assert_eq!(run.places(&limits), Places::Origin, "{run:?}");
+        let folded = Limits { groups: run.groups() - 1, ..limits };
+        assert_eq!(run.places(&folded), Places::Uniform, "{run:?}");
     }
 }

@@ -1,7 +1,7 @@
 //! Where nothing is asked of the chain, there is none: the step is what it was without it.
 
 use wgpu_optim::kernel::{self, Work};
-use wgpu_optim::plan::Lanes;
+use wgpu_optim::plan::{Lanes, Places};
 use wgpu_optim::rule::{Rule, Visitor, visit};
 use wgpu_optim::{Adam, Chain, Clamp, Clip, Ema, Group, Kernels, Optimizer, Scaler};
 
@@ -28,11 +28,11 @@ impl Visitor for Texts {
         files.push(R::WGSL.into());
         assert_eq!(kernel::text::<R>(Work::Step, Lanes::Quads), files.join("\n"), "{}", R::NAME);
         for (case, settings) in R::cases() {
-            let set = kernel::overrides(Work::Step, &settings, &Chain::default(), true);
+            let set = kernel::overrides(Work::Step, &settings, &Chain::default(), Places::Table);
             let own = |name: &str| {
                 let switch = settings.switches().iter().any(|(switch, _)| *switch == name);
                 let plane = R::SLOTS.iter().any(|slot| name == format!("PLANE_{}", slot.to_uppercase()));
-                switch || plane || name == "WORKGROUP" || ["HAS_PLACES", "PLACE_VECTORS"].contains(&name)
+                switch || plane || name == "WORKGROUP" || ["HAS_PLACES", "HAS_START", "PLACE_VECTORS"].contains(&name)
             };
             assert!(set.iter().all(|(name, _)| own(name)), "{} {case}: {set:?}", R::NAME);
         }

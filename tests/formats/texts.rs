@@ -6,12 +6,12 @@ use naga::valid::{Capabilities, ValidationFlags, Validator};
 use wgpu_optim::format::stored::Stored;
 use wgpu_optim::format::{Format, Plane, Rounding, Storage};
 use wgpu_optim::kernel::{self, Walk, Work};
-use wgpu_optim::plan::Lanes;
+use wgpu_optim::plan::{Lanes, Places};
 use wgpu_optim::rule::{Rule, Visitor, visit};
 use wgpu_optim::{Chain, Clip, Ema};
 
 /// Whole tensors: rows are listed where all is `f32`.
-const WALK: Walk = Walk::Tensors { places: true };
+const WALK: Walk = Walk::Tensors { places: Places::Table };
 
 /// Each choice of files.
 fn compositions<R: Rule>() -> Vec<Stored> {
