@@ -4,7 +4,9 @@
 mod support;
 
 mod chained;
+mod codes;
 mod cpu;
+mod formats;
 mod listed;
 mod memory;
 mod moved;
