@@ -26,6 +26,15 @@ pub struct Slot {
     pub codes: Codes,
 }
 
+impl Slot {
+    /// The same: of a block whose scale is 0 no code says anything.
+    pub fn said(mut self) -> Self {
+        let blocks = self.codes.elements.chunks_mut(256).zip(self.codes.scales.chunks(4));
+        blocks.filter(|(_, scale)| **scale == [0; 4]).for_each(|(codes, _)| codes.fill(0));
+        self
+    }
+}
+
 /// One tensor, in bytes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Held {
@@ -149,16 +158,21 @@ impl<R: Rule> Narrow<R> {
         let slot = |slot: &'static str| {
             let elements = all(self.optimizer.state_ranges(name, slot).unwrap());
             let scales = all(self.optimizer.scale_ranges(name, slot).unwrap());
-            (slot, Slot { storage: self.optimizer.storage(name, slot).unwrap(), codes: Codes { elements, scales } })
+            (slot, Slot { storage: self.optimizer.storage(name, slot).unwrap(), codes: Codes { elements, scales } }.said())
         };
         self.optimizer.slots(name).unwrap().into_iter().map(slot).collect()
     }
 
     /// What of a buffer is no tensor's, which nothing may write.
     pub fn around(&self, buffer: &wgpu::Buffer) -> Vec<u8> {
+        let tensors = self.optimizer.tensors().iter();
+        self.beyond(buffer, tensors.flat_map(|tensor| [tensor.params(), tensor.grads()]))
+    }
+
+    /// The bytes of a buffer, without those of these ranges.
+    pub fn beyond<'a>(&self, buffer: &wgpu::Buffer, ranges: impl IntoIterator<Item = &'a BufferRange>) -> Vec<u8> {
         let mut bytes = self.download(&buffer.into());
-        let tensors = self.optimizer.tensors().iter().flat_map(|tensor| [tensor.params(), tensor.grads()]);
-        for range in tensors.filter(|range| range.buffer() == buffer) {
+        for range in ranges.into_iter().filter(|range| range.buffer() == buffer) {
             bytes[range.offset() as usize..][..range.size() as usize].fill(CANARY);
         }
         bytes
@@ -208,7 +222,7 @@ impl<R: Rule> Narrow<R> {
                 Slice::Q8 { codes, scales, .. } => (codes, bytemuck::cast_slice(scales)),
             };
             let codes = Codes { elements: elements.to_vec(), scales: scales.to_vec() };
-            (slot, Slot { storage: self.twin.storage(name, slot).unwrap(), codes })
+            (slot, Slot { storage: self.twin.storage(name, slot).unwrap(), codes }.said())
         };
         self.twin.slots(name).unwrap().into_iter().map(slot).collect()
     }

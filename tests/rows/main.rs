@@ -10,6 +10,7 @@ mod formats;
 mod listed;
 mod memory;
 mod moved;
+mod moved_codes;
 mod refusals;
 mod reset;
 mod stand;
