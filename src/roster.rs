@@ -10,11 +10,11 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use crate::Error;
 use crate::chain::{Chain, Over};
+use crate::format::blocks::BLOCK;
 #[cfg(feature = "gpu")]
 use crate::format::noise;
 #[cfg(feature = "gpu")]
 use crate::format::stored::Stored;
-use crate::format::blocks::BLOCK;
 use crate::format::{Formats, Plane};
 use crate::rule::{Rule, Value, kept_slots};
 use crate::schedule::{Base, Schedule};

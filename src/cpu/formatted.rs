@@ -170,7 +170,11 @@ impl<R: Rule, T: Real> Optimizer<R, T> {
     }
 
     /// Refuses what lies otherwise than its group says; gradients of frozen tensors are not looked at.
-    pub(super) fn check_formats(&self, what: &'static str, found: impl Iterator<Item = &'static str>) -> Result<(), Error> {
+    pub(super) fn check_formats(
+        &self,
+        what: &'static str,
+        found: impl Iterator<Item = &'static str>,
+    ) -> Result<(), Error> {
         for ((tensor, member), found) in self.roster.members().iter().enumerate().zip(found) {
             let formats = self.roster.formats(member.group)?;
             let is_grad = what == "gradient";

@@ -32,6 +32,10 @@ impl<R: Rule> Optimizer<R> {
     /// tensor's, so that a fresh row is corrected for a bias that it does not have: as in the reference code of Gaussian
     /// splatting.
     ///
+    /// Rows are moved as they are stored, in every format of 16 bits wherever they begin and end. State of 8 bits is moved
+    /// with its scales where rows are whole blocks of 256 elements, and refused otherwise. A master, or what Kahan's
+    /// compensation keeps, goes with its row; a fresh row has none yet, and is taken as it was written.
+    ///
     /// ```no_run
     /// # use wgpu_optim::{Adam, Error, Map, Optimizer, Tensor, wgpu};
     /// # fn grow(optimizer: &mut Optimizer<Adam>, device: &wgpu::Device, encoder: &mut wgpu::CommandEncoder,
@@ -52,8 +56,9 @@ impl<R: Rule> Optimizer<R> {
     ///
     /// # Errors
     /// [`Error::UnknownName`], [`Error::DuplicateName`], [`Error::NoRows`] for a tensor without a shape, before or now,
-    /// [`Error::RowLength`], [`Error::Map`], [`Error::MapRow`], or as [`new`](Self::new) and [`record`](Self::record). Nothing
-    /// is recorded or changed then.
+    /// [`Error::RowLength`], [`Error::Map`], [`Error::MapRow`], [`Error::RowBlocks`] for state of 8 bits whose blocks belong to
+    /// several rows, [`Error::RowFormat`] where `q8_min` would have it kept in another format at the new length, or as
+    /// [`new`](Self::new) and [`record`](Self::record). Nothing is recorded or changed then.
     pub fn remap_rows<M: Into<RowMap>>(
         &mut self,
         device: &wgpu::Device,

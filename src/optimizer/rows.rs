@@ -35,7 +35,7 @@ impl<R: Rule> Optimizer<R> {
     /// finite. `zero_grads` clears those of listed rows, and a step takes the sums of listed rows out of `accumulated_grad`.
     ///
     /// Cost: the bytes of the listed rows, and 4 for each in the list; each lane reads the list. Rows whose length is a
-    /// multiple of 4 go in quads, others word by word, which is slower; so is a list out of order, the more the shorter its
+    /// multiple of 4 go in quads, others element by element, which is slower; so is a list out of order, the more the shorter its
     /// rows are. On the host a bind group for each named tensor, or for each window of it; where steps are decided on the
     /// device, also the buffers of the norm.
     ///
@@ -44,8 +44,9 @@ impl<R: Rule> Optimizer<R> {
     /// # Errors
     /// [`Error::UnknownName`], [`Error::DuplicateName`], [`Error::NoRows`] for a tensor without a shape, what can be wrong with
     /// a range ([`Error::Misaligned`], [`Error::OutOfBounds`], [`Error::Usage`], [`Error::SameBuffer`]), [`Error::Limits`] for a
-    /// list that no binding holds, [`Error::TooLarge`] for one of more than 2^32 elements; or as [`record`](Self::record).
-    /// No step is counted then.
+    /// list that no binding holds, [`Error::TooLarge`] for one of more than 2^32 elements, [`Error::SharedScale`] for a tensor
+    /// with state of 8 bits, where a step of some rows would round others again; or as [`record`](Self::record). No step is
+    /// counted then.
     pub fn record_rows<'a>(
         &mut self,
         device: &wgpu::Device,
@@ -85,6 +86,9 @@ impl<R: Rule> Optimizer<R> {
 
     /// Records that the listed rows' state is put back to where it starts, in place: the rule's slots, `accumulated_grad`,
     /// and `ema`, which starts from the parameters as they are then. Parameters and step counts stay as they are.
+    ///
+    /// What is kept of parameters of 16 bits besides, `master_param` or `kahan_comp`, starts again, too: the next step takes
+    /// them as they then lie in their buffer, so that rows may be written and reset together.
     ///
     /// # Errors
     /// As [`record_rows`](Self::record_rows).

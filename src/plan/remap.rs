@@ -47,8 +47,7 @@ impl Placement {
     pub fn stretches(&self, tensor: usize) -> Vec<Vec<Stretch>> {
         let Some(piece) = self.pieces_of(tensor).next() else { return Vec::new() };
         let planes = &self.windows[piece.window].planes;
-        let mut all: Vec<Vec<Stretch>> =
-            alike(planes).into_iter().map(|run| self.stretches_of(tensor, run)).collect();
+        let mut all: Vec<Vec<Stretch>> = alike(planes).into_iter().map(|run| self.stretches_of(tensor, run)).collect();
         let scaled = planes.iter().filter(|storage| storage.has_scales()).count() as u64;
         if scaled > 0 {
             let scales = |piece: &Piece| piece.scale_stretch(&self.windows[piece.window], scaled);

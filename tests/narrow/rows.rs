@@ -30,7 +30,8 @@ fn stepped_both_ways<R: Rule>(settings: &R, chain: &Chain) {
     let list: Vec<u32> = (0..ROWS as u32 + 3).map(|row| row * 97 % 211 + row / 211 * 300).collect();
     for (what, formats) in listable() {
         let lens = [ROWS * WIDTH, 1021];
-        let (mut listed, mut whole) = (Run::new(settings, chain, &formats, &lens), Run::new(settings, chain, &formats, &lens));
+        let (mut listed, mut whole) =
+            (Run::new(settings, chain, &formats, &lens), Run::new(settings, chain, &formats, &lens));
         for step in 0..4 {
             step_rows(&mut listed, step, &list);
             whole.step(step, |optimizer, params, grads| optimizer.step_slices(params, grads));
@@ -90,7 +91,10 @@ fn the_norm_is_of_listed_rows() {
         let square_avg = optimizer.read_state("w", "square_avg").unwrap();
         // Of length 5, brought to 1e-3.
         let expected = [0.0, 0.01 * 0.6e-3 * 0.6e-3, 0.01 * 0.8e-3 * 0.8e-3, 0.0];
-        let near = square_avg.iter().zip(expected).all(|(own, expected): (&f32, f32)| (own - expected).abs() <= 1e-4 * expected);
+        let near = square_avg
+            .iter()
+            .zip(expected)
+            .all(|(own, expected): (&f32, f32)| (own - expected).abs() <= 1e-4 * expected);
         assert!(near, "{square_avg:?}");
     }
 }
@@ -100,7 +104,8 @@ fn the_norm_is_of_listed_rows() {
 fn plain_calls_list_rows_of_narrow_state() {
     let formats = Formats { state: StateFormat::Bf16, rounding: Rounding::Stochastic, ..Formats::default() };
     let of = || {
-        let mut optimizer = cpu::Optimizer::<Adam, f32>::with_chain(Chain { accumulate: true, ..Chain::default() }).unwrap();
+        let mut optimizer =
+            cpu::Optimizer::<Adam, f32>::with_chain(Chain { accumulate: true, ..Chain::default() }).unwrap();
         optimizer.add_group_with(Adam::PYTORCH, formats.clone(), [("w", 4)]).unwrap();
         optimizer
     };
@@ -126,15 +131,12 @@ fn rows_in_another_format_than_the_groups_are_refused() {
     let rows = [("w", cpu::Rows { width: 2, list: &[1] })];
     let message = "parameters of \"w\": a slice in f32 was given, its group has bf16";
     let mut wide = [1.0; 4];
-    let refused = [
-        optimizer.step_rows(&mut [&mut wide], &[&[1.0; 4]], rows),
-        optimizer.reset_rows(&[&[1.0; 4]], rows),
-        {
+    let refused =
+        [optimizer.step_rows(&mut [&mut wide], &[&[1.0; 4]], rows), optimizer.reset_rows(&[&[1.0; 4]], rows), {
             let (map, half) = (Map::new([0, FRESH]), Stored::new(Format::Bf16, [1.0; 4]));
             let remap = cpu::Remap { width: 2, map: &map, from: half.slice(), to: wide.as_mut_slice().into() };
             optimizer.remap_rows([("w", remap)])
-        },
-    ];
+        }];
     for refused in refused.map(Result::unwrap_err) {
         assert!(matches!(refused, Error::Format { .. }));
         assert_eq!(refused.to_string(), message);

@@ -97,9 +97,8 @@ impl<R: Rule> Narrow<R> {
         };
         let firsts: Vec<usize> = specs.iter().map(&mut place).collect();
         let [params, grads] = [formats.params, formats.grads].map(|format| canaries(gpu, end + 9, format));
-        let tensor = |(i, &(rows, width, _)): (usize, &Spec)| {
-            tensor(i, formats, [&params, &grads], firsts[i], [rows, width])
-        };
+        let tensor =
+            |(i, &(rows, width, _)): (usize, &Spec)| tensor(i, formats, [&params, &grads], firsts[i], [rows, width]);
         let tensors: Vec<Tensor> = specs.iter().enumerate().map(tensor).collect();
         let group = Group::new(rule.clone(), tensors.clone()).with_formats(formats.clone());
         let kernels = Kernels::new(&gpu.device).unwrap();
@@ -158,7 +157,10 @@ impl<R: Rule> Narrow<R> {
         let slot = |slot: &'static str| {
             let elements = all(self.optimizer.state_ranges(name, slot).unwrap());
             let scales = all(self.optimizer.scale_ranges(name, slot).unwrap());
-            (slot, Slot { storage: self.optimizer.storage(name, slot).unwrap(), codes: Codes { elements, scales } }.said())
+            (
+                slot,
+                Slot { storage: self.optimizer.storage(name, slot).unwrap(), codes: Codes { elements, scales } }.said(),
+            )
         };
         self.optimizer.slots(name).unwrap().into_iter().map(slot).collect()
     }
@@ -351,6 +353,26 @@ impl Off {
             self.adjacent += 1;
         }
     }
+}
+
+#[test]
+fn what_is_off_is_noticed() {
+    let numbers: Vec<f32> = values(3, 400).iter().map(|x| x + 1.0).collect();
+    let expected = nearest(Storage::Bf16, &numbers).elements;
+    let compared = |off: &dyn Fn(&mut [u8]), listed: bool| {
+        let mut found = expected.clone();
+        off(&mut found);
+        std::panic::catch_unwind(|| {
+            let mut all = Off::default();
+            all.compare(Storage::Bf16, [&found, &expected], &vec![listed; 400], "numbers");
+            all
+        })
+    };
+    let by_one = |found: &mut [u8], count: usize| (0..count).for_each(|i| found[160 * i] ^= 1);
+    assert!(compared(&|found| by_one(found, 4), true).is_ok_and(|off| off.holds()));
+    assert!(!compared(&|found| by_one(found, 5), true).is_ok_and(|off| off.holds()));
+    assert!(compared(&|found| found[7 * 2] ^= 4, true).is_err());
+    assert!(compared(&|found| by_one(found, 1), false).is_err());
 }
 
 fn largest(values: &[f32]) -> f32 {

@@ -63,7 +63,11 @@ fn steps<R: Rule>(stand: &mut Narrow<R>, specs: &[Spec], count: u64) {
 }
 
 fn every_format<R: Rule>(gpu: &Gpu, rule: &R, chain: &Chain) {
-    for formats in halves::<R>() {
+    in_formats(gpu, rule, chain, halves::<R>());
+}
+
+fn in_formats<R: Rule>(gpu: &Gpu, rule: &R, chain: &Chain, formats: impl IntoIterator<Item = Formats>) {
+    for formats in formats {
         let mut stand = Narrow::new(gpu, rule.clone(), &formats, chain, &SPECS);
         steps(&mut stand, &SPECS, 4);
         assert_eq!(stand.optimizer.step_of("t0").unwrap(), 4);
@@ -75,7 +79,7 @@ fn listed_rows_hold_the_cpus_codes_and_others_every_bit() {
     let Some(gpu) = support::gpu() else { return };
     every_format(&gpu, &Adam { lr: 0.05, weight_decay: 0.1, amsgrad: true, ..Adam::PYTORCH }, &Chain::default());
     let whole = RmsProp { momentum: 0.9, centered: true, clamp_centered: true, ..RmsProp::PYTORCH };
-    every_format(&gpu, &whole, &Chain::default());
+    in_formats(&gpu, &whole, &Chain::default(), halves::<RmsProp>().into_iter().skip(2).step_by(3));
 }
 
 #[test]
@@ -171,7 +175,7 @@ fn a_row_of_16_bits_that_is_listed_twice_harms_no_other() {
 #[test]
 fn two_steps_of_rows_in_one_encoder_are_two_submits() {
     let Some(gpu) = support::gpu() else { return };
-    for formats in halves::<Adam>() {
+    for formats in halves::<Adam>().into_iter().skip(1).step_by(3) {
         let run = |apart: bool| {
             let mut stand = Narrow::new(&gpu, Adam::PYTORCH, &formats, &Chain::default(), &SPECS[..4]);
             stand.draw();
@@ -270,7 +274,11 @@ fn reset_rows_take_parameters_that_were_written() {
         let after = Numbers::new(formats.params, &held.params).slice().to_vec();
         let kept = held.slots[slot].codes.values(held.slots[slot].storage);
         let of = |i: usize| if slot == MASTER { kept[i] } else { after[i] + kept[i] };
-        assert!((8..12).all(|i| (of(i) - 3.0).abs() < 2e-3 && of(i) != 3.0), "{:?}", (8..12).map(of).collect::<Vec<_>>());
+        assert!(
+            (8..12).all(|i| (of(i) - 3.0).abs() < 2e-3 && of(i) != 3.0),
+            "{:?}",
+            (8..12).map(of).collect::<Vec<_>>()
+        );
     }
 }
 
