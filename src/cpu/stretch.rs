@@ -79,6 +79,7 @@ impl<'a, T: Real> Stretch<'a, T> {
     }
 
     /// Steps it by `step`, which is given parameters, gradients and slots, and knows of no format.
+    #[cfg(feature = "parallel")]
     #[inline(always)]
     pub fn step(self, streams: &Streams, mut step: impl FnMut(&mut [T], &[T], [&mut [T]; ARRAYS])) {
         match self {
