@@ -2,10 +2,10 @@
 
 override WORKGROUP: u32 = 256u;
 
-// A stretch of a tensor: its first word in the binding, its first element in the tensor, how many it has, and words from
-// one plane to the next.
+// A stretch of a tensor, in units: of a file in remap/, elements or some of them. Its first in the binding, its first in
+// the tensor, how many it has, and how many there are from one plane to the next.
 struct Stretch {
-    word: u32,
+    first: u32,
     start: u32,
     len: u32,
     stride: u32,
@@ -18,7 +18,7 @@ struct Job {
     groups: u32,
     grid_width: u32,
     planes: u32,
-    // Elements of a row.
+    // Units of a row.
     width: u32,
     // Rows that there were. A new row that comes from none of them is fresh.
     rows: u32,
@@ -35,8 +35,6 @@ const SETTLED = 1u;
 // Fresh rows, from their own place.
 const FRESH = 2u;
 
-@group(0) @binding(0) var<storage, read> sources: array<u32>;
-@group(0) @binding(1) var<storage, read_write> targets: array<u32>;
 // For each new row the old one.
 @group(0) @binding(2) var<storage, read> map: array<u32>;
 @group(0) @binding(3) var<uniform> job: Job;
@@ -48,19 +46,19 @@ fn remap(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_inde
     if index >= job.groups || i >= job.destination.len {
         return;
     }
-    let element = job.destination.start + i;
-    let old = map[job.map + element / job.width];
+    let unit = job.destination.start + i;
+    let old = map[job.map + unit / job.width];
     if (old < job.rows) == (job.which == FRESH) {
         return;
     }
-    let own = select(element, old * job.width + element % job.width, job.which == MAPPED);
+    let own = select(unit, old * job.width + unit % job.width, job.which == MAPPED);
     // One before the stretch wraps round, to far past its end.
     let taken = own - job.source.start;
     if taken >= job.source.len {
         return;
     }
     for (var plane = 0u; plane < job.planes; plane++) {
-        let word = sources[job.source.word + plane * job.source.stride + taken];
-        targets[job.destination.word + plane * job.destination.stride + i] = word;
+        let source = job.source.first + plane * job.source.stride + taken;
+        move_one(source, job.destination.first + plane * job.destination.stride + i);
     }
 }

@@ -6,6 +6,8 @@ struct Start {
     average: u32,
     // Of each plane.
     initial: array<vec4<f32>, 2>,
+    // Where it lies: how many of the narrowest would lie before it.
+    places: array<vec4<u32>, 2>,
 }
 
 @group(1) @binding(0) var<uniform> start: Start;
@@ -18,10 +20,19 @@ fn reset(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_inde
     if has(index, i, first.w) {
         let at = At(first.x + i, first.y + i, first.z + i);
         for (var plane = 0u; plane < start.planes; plane++) {
-            let initial = Lane(0.0) + start.initial[plane / 4u][plane % 4u];
-            store_state(at, plane, select(initial, load_params(at), plane == start.average));
+            if plane != start.average {
+                store_state(at, place_of(plane), Lane(0.0) + start.initial[plane / 4u][plane % 4u]);
+            }
+        }
+        // Last: what is kept of the parameters besides is then what it starts from, and they are as they lie.
+        if start.average < start.planes {
+            store_state(at, place_of(start.average), load_params(at));
         }
     }
+}
+
+fn place_of(plane: u32) -> u32 {
+    return start.places[plane / 4u][plane % 4u];
 }
 
 fn received(at: At, g0: Lane) -> Lane {

@@ -30,6 +30,9 @@ struct Run {
     count: u32,
     // The first lane of this dispatch, among those of all listed rows.
     first: u32,
+    // What numbers are rounded by, where chance is: the tensor's word, and the first element of the piece.
+    key: u32,
+    element: u32,
 }
 
 // Where a lane lies in each of the three buffers.
@@ -60,6 +63,10 @@ fn number(group: vec3<u32>) -> u32 {
 
 fn place(index: u32) -> vec4<u32> {
     return vec4<u32>(run.params, run.grads, run.state, run.lanes);
+}
+
+fn origin(index: u32) -> vec2<u32> {
+    return vec2<u32>(run.key, run.element);
 }
 
 // The place of an invocation's lane in the piece.

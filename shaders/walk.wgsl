@@ -58,6 +58,14 @@ fn place(index: u32) -> vec4<u32> {
     return vec4<u32>(0u, 0u, 0u, run.lanes);
 }
 
+// Where chance is: the tensor's word, and the first element of a workgroup or of the stretch.
+fn origin(index: u32) -> vec2<u32> {
+    if HAS_PLACES {
+        return places[PLACE_VECTORS * (run.first + index) + 1u].xy;
+    }
+    return vec2<u32>(run.key, run.element);
+}
+
 // The place of an invocation among the lanes of its place.
 fn lane(index: u32, local: u32) -> u32 {
     return select(index * WORKGROUP + local, local, HAS_PLACES);

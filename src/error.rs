@@ -111,9 +111,26 @@ pub enum Error {
     )]
     SharedBlock { name: String, params_start: u64, params_end: u64, grads_start: u64, grads_end: u64, alignment: u64 },
 
-    /// Rows of fewer bits are neither listed nor moved: a block or a word may belong to two of them.
-    #[error("group {group} has {format}, and rows can be listed and moved only where all of a group is f32")]
-    RowFormat { group: usize, format: &'static str },
+    /// Rows are not listed where state is kept in 8 bits: a scale belongs to 256 elements, whatever their rows are.
+    #[error(
+        "{slot} of {name:?} is kept in q8, where 256 elements share a scale, so that a step of some rows would round others \
+         again; have the formats of its group keep it in bf16"
+    )]
+    SharedScale { slot: &'static str, name: String },
+
+    /// Rows are not moved where blocks of 8 bits belong to two of them.
+    #[error(
+        "rows of {name:?} have {width} elements, which are no whole blocks of 256, and its {slot} is kept in q8, by such \
+         blocks; have the formats of its group keep it in bf16"
+    )]
+    RowBlocks { slot: &'static str, name: String, width: u64 },
+
+    /// Rows that came or went would have state kept in another format.
+    #[error(
+        "{slot} of {name:?} would go from {from} to {to}: it would have {len} elements, and q8_min is {q8_min}; have the \
+         formats of its group keep it in bf16"
+    )]
+    RowFormat { slot: &'static str, name: String, from: &'static str, to: &'static str, len: u64, q8_min: u64 },
 
     /// More than can be addressed.
     #[error("{what} of {name:?}: {found} elements, at most {limit}")]

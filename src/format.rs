@@ -194,21 +194,6 @@ impl Formats {
         !halves && self.state == StateFormat::F32 && self.slots.values().all(|&slot| slot == StateFormat::F32)
     }
 
-    /// Refuses what rows cannot be listed or moved of, in the group of this number.
-    pub(crate) fn check_rows(&self, group: usize) -> Result<(), Error> {
-        let Self { params, grads, state, slots, .. } = self;
-        let states = std::iter::once(state).chain(slots.values()).map(|state| match state {
-            StateFormat::F32 => "f32",
-            StateFormat::Bf16 => "bf16",
-            StateFormat::Q8 => "q8",
-        });
-        let mut all = [params, grads].map(|format| format.storage().word()).into_iter().chain(states);
-        match all.find(|format| *format != "f32") {
-            Some(format) => Err(Error::RowFormat { group, format }),
-            None => Ok(()),
-        }
-    }
-
     /// Whether anything may be rounded by chance, whatever else a group's tensors keep.
     pub fn has_chance(&self) -> bool {
         let halves = self.params != Format::F32 || self.state == StateFormat::Bf16;

@@ -36,7 +36,38 @@ pub enum Work {
     /// Puts state back to where it starts.
     Reset,
     /// Moves rows to where they are to be.
-    Remap,
+    Remap(Move),
+}
+
+/// What a kernel that moves rows moves at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Move {
+    /// A word: an element of 32 bits, some of fewer bits, or a scale.
+    Words,
+    /// An element of 16 bits.
+    Halves,
+    /// An element of 16 bits, to one of 32.
+    Widened {
+        /// Whether it is f16, and not bf16.
+        f16: bool,
+    },
+}
+
+impl Move {
+    fn files(self) -> &'static [&'static str] {
+        const REMAP: &str = include_str!("../shaders/remap.wgsl");
+        const LANES: &str = include_str!("../shaders/words/lanes.wgsl");
+        const HALVES: &str = include_str!("../shaders/words/halves.wgsl");
+        const NARROW: &str = include_str!("../shaders/format/narrow.wgsl");
+        const CODES: &str = include_str!("../shaders/format/halves.wgsl");
+        match self {
+            Move::Words => &[REMAP, include_str!("../shaders/remap/words.wgsl")],
+            Move::Halves => &[REMAP, LANES, HALVES, NARROW, CODES, include_str!("../shaders/remap/halves.wgsl")],
+            Move::Widened { .. } => {
+                &[REMAP, LANES, HALVES, NARROW, CODES, include_str!("../shaders/remap/widened.wgsl")]
+            }
+        }
+    }
 }
 
 /// How a kernel that goes over tensors finds its lanes.
@@ -85,7 +116,7 @@ impl Work {
             Work::Gather | Work::GatherUpdates => "gather",
             Work::Control => "control",
             Work::Reset => "reset",
-            Work::Remap => "remap",
+            Work::Remap(_) => "remap",
         }
     }
 
@@ -107,13 +138,13 @@ impl Work {
             Work::GatherUpdates => &[NORM, MOVES, GATHER],
             Work::Control => &[include_str!("../shaders/chain/control.wgsl")],
             Work::Reset => &[include_str!("../shaders/reset.wgsl")],
-            Work::Remap => &[include_str!("../shaders/remap.wgsl")],
+            Work::Remap(moved) => moved.files(),
         }
     }
 
     /// Whether it goes over tensors, lane by lane.
     fn walks(self) -> bool {
-        !matches!(self, Work::Gather | Work::GatherUpdates | Work::Control | Work::Remap)
+        !matches!(self, Work::Gather | Work::GatherUpdates | Work::Control | Work::Remap(_))
     }
 
     /// Whether it runs the rule.
@@ -201,7 +232,8 @@ pub fn overrides_of<R: Rule>(
             vec![on("HAS_SCALER", chain.scaler.is_some()), on("HAS_CLIP", clips), inf]
         }
         Work::Reset => walks,
-        Work::Remap => vec![workgroup],
+        Work::Remap(Move::Widened { f16 }) => vec![workgroup, on("SOURCES_F16", f16)],
+        Work::Remap(_) => vec![workgroup],
     }
 }
 
@@ -412,7 +444,7 @@ impl Kernels {
             Work::Measure => vec![Some(tensors), Some(&self.decision()?.parts)],
             Work::Gather | Work::GatherUpdates => vec![Some(&self.decision()?.gather)],
             Work::Control => vec![Some(&self.decision()?.control)],
-            Work::Remap => vec![Some(&self.rows()?.remap)],
+            Work::Remap(_) => vec![Some(&self.rows()?.remap)],
         })
     }
 

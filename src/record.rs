@@ -211,7 +211,7 @@ fn ready<'a, R: Rule>(
 }
 
 /// The kind of kernel that steps a group.
-fn stepping<R: Rule>(roster: &Roster<R>, group: usize) -> Work {
+pub(crate) fn stepping<R: Rule>(roster: &Roster<R>, group: usize) -> Work {
     if roster.is_gated(group) { Work::Gated } else { Work::Step }
 }
 

@@ -10,6 +10,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use crate::Error;
 use crate::chain::{Chain, Over};
+use crate::format::blocks::BLOCK;
 #[cfg(feature = "gpu")]
 use crate::format::noise;
 #[cfg(feature = "gpu")]
@@ -246,9 +247,29 @@ impl<R: Rule> Roster<R> {
         self.formats[group].planes(own, self.chain.slots(), len)
     }
 
-    /// Refuses formats whose rows cannot be listed or moved.
-    pub fn check_rows(&self) -> Result<(), Error> {
-        self.formats.iter().enumerate().try_for_each(|(group, formats)| formats.check_rows(group))
+    /// Refuses a tensor whose rows cannot be gone over alone, since others would be rounded again.
+    pub fn check_listed(&self, tensor: usize) -> Result<(), Error> {
+        match self.planes(tensor).iter().find(|plane| plane.storage.has_scales()) {
+            Some(plane) => Err(Error::SharedScale { slot: plane.slot, name: self.members[tensor].name.clone() }),
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses another length of a tensor, and rows of so many elements, where its state could not be moved as it lies.
+    pub fn check_moved(&self, tensor: usize, len: u64, width: u64) -> Result<(), Error> {
+        let member = &self.members[tensor];
+        let (now, then) = (self.planes(tensor), self.planes_of(member.group, len));
+        let name = || member.name.clone();
+        if let Some((now, then)) = now.iter().zip(&then).find(|(now, then)| now.storage != then.storage) {
+            let (from, to, q8_min) = (now.storage.word(), then.storage.word(), self.formats[member.group].q8_min);
+            return Err(Error::RowFormat { slot: now.slot, name: name(), from, to, len, q8_min });
+        }
+        match now.iter().find(|plane| plane.storage.has_scales()) {
+            Some(plane) if !width.is_multiple_of(BLOCK) => {
+                Err(Error::RowBlocks { slot: plane.slot, name: name(), width })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// How what a step moves of a tensor lies.

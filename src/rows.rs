@@ -11,8 +11,8 @@ use crate::tensor::{BufferRange, Tensor};
 ///
 /// A tensor has rows by its shape: the first dimension counts them, the product of the others is their length. The list
 /// is read when the step runs, so that a kernel of the caller's, recorded before it, may write it. A number that is no row
-/// is passed over. A row that is listed twice is the caller's mistake: nothing else is harmed, but which of the two
-/// steps remains in it is not defined. The buffer needs usage `STORAGE`, and must be another than those of the tensor.
+/// is passed over. A row that is listed twice is the caller's mistake: nothing else is harmed, but what remains in it is
+/// not defined: of its numbers either step, and of those of 16 bits any. The buffer needs usage `STORAGE`, and must be another than those of the tensor.
 #[derive(Clone, Debug)]
 pub struct Rows {
     pub(crate) list: BufferRange,
@@ -65,7 +65,7 @@ impl From<BufferRange> for RowMap {
 impl RowMap {
     /// Refuses a map that is not one from so many rows to the rows of `tensor`.
     pub(crate) fn check(&self, tensor: &Tensor, rows: u64, binding: u64, alignment: u64) -> Result<(), Error> {
-        let (name, expected) = (tensor.name(), tensor.rows()?.0);
+        let (name, expected) = (tensor.name(), tensor.rows()?);
         match self {
             Self::Host(map) => {
                 map.check(name, rows, expected)?;

@@ -162,12 +162,17 @@ impl Tensor {
         self.shape.as_deref()
     }
 
-    /// How many rows it has, and the elements of each.
-    pub(crate) fn rows(&self) -> Result<(u64, u64), Error> {
+    /// How many rows it has.
+    pub(crate) fn rows(&self) -> Result<u64, Error> {
         match self.shape.as_deref() {
-            Some(&[rows, ..]) if rows > 0 => Ok((rows, self.params.len() / rows)),
+            Some(&[rows, ..]) if rows > 0 => Ok(rows),
             _ => Err(Error::NoRows { name: self.name.clone() }),
         }
+    }
+
+    /// The elements of a row, in a group of these formats.
+    pub(crate) fn row_width(&self, formats: &Formats) -> Result<u64, Error> {
+        Ok(self.len(formats) / self.rows()?)
     }
 
     /// Where the parameters lie.

@@ -6,14 +6,14 @@ use std::path::Path;
 use naga::proc::Layouter;
 use naga::valid::{Capabilities, ValidationFlags, Validator};
 use wgpu_optim::format::stored::Stored;
-use wgpu_optim::kernel::{self, Walk, Work};
+use wgpu_optim::kernel::{self, Move, Walk, Work};
 use wgpu_optim::plan::{Lanes, Places};
 use wgpu_optim::rule::{Correction, MAX_SLOTS, Rule, Scalars, Visitor, kept_slots, visit};
 use wgpu_optim::{Chain, Clip, Ema, Scaler};
 
 const LANES: [Lanes; 2] = [Lanes::Quads, Lanes::Words];
 const WALKS: [Walk; 2] = [Walk::Tensors { places: Places::Table }, Walk::Rows { counted: true }];
-const WORKS: [Work; 10] = [
+const WORKS: [Work; 12] = [
     Work::Step,
     Work::Gated,
     Work::Watched,
@@ -23,7 +23,9 @@ const WORKS: [Work; 10] = [
     Work::GatherUpdates,
     Work::Control,
     Work::Reset,
-    Work::Remap,
+    Work::Remap(Move::Words),
+    Work::Remap(Move::Halves),
+    Work::Remap(Move::Widened { f16: true }),
 ];
 
 /// Chains that together set every override.
@@ -270,7 +272,7 @@ fn check_bindings(work: Work, walk: Walk, module: &naga::Module) {
         Work::Accumulate => (true, &[(1, 0, "share", "uniform")]),
         Work::Measure => (true, &[(1, 0, "partials", "written"), (1, 1, "job", "uniform")]),
         Work::Reset => (true, &[(1, 0, "start", "uniform")]),
-        Work::Remap => (
+        Work::Remap(_) => (
             false,
             &[(0, 0, "sources", "read"), (0, 1, "targets", "written"), (0, 2, "map", "read"), (0, 3, "job", "uniform")],
         ),

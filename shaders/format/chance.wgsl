@@ -12,14 +12,6 @@ fn begin(index: u32, i: u32) {
     first_element = own.y + elements_before(i);
 }
 
-// The tensor's word, and the first element of a workgroup or of the stretch.
-fn origin(index: u32) -> vec2<u32> {
-    if HAS_PLACES {
-        return places[PLACE_VECTORS * (run.first + index) + 1u].xy;
-    }
-    return vec2<u32>(run.key, run.element);
-}
-
 // The noise of a lane in what is rounded: 0 for parameters, one more than its number for a slot.
 fn chance_of(what: u32) -> Bits {
     return noises(stream(scalars.gate.step_key, tensor_key, what), first_element);

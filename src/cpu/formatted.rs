@@ -1,7 +1,7 @@
 //! Steps over numbers of any format.
 
 use super::slice::{Slice, SliceMut};
-use super::stretch::{Streams, Stretch};
+use super::stretch::{Decoded, Streams, Stretch};
 use super::{Listed, Next, Optimizer, array_of, step, step_gated};
 use crate::Error;
 use crate::chain::ACCUMULATED;
@@ -37,15 +37,25 @@ impl<R: Rule, T: Real> Optimizer<R, T> {
     /// [`Error::Tensors`], [`Error::Length`], or [`Error::Format`] for a slice in another format than its group's, before
     /// anything has changed.
     pub fn step_slices(&mut self, params: &mut [SliceMut<'_, T>], grads: &[Slice<'_, T>]) -> Result<(), Error> {
+        self.step_slices_listed(params, grads, &Listed::default())
+    }
+
+    /// A step, of some tensors in some rows only.
+    pub(super) fn step_slices_listed(
+        &mut self,
+        params: &mut [SliceMut<'_, T>],
+        grads: &[Slice<'_, T>],
+        listed: &Listed,
+    ) -> Result<(), Error> {
         self.check_slices(params, grads)?;
-        let decided = self.decide(&Listed::default(), |own, norm| {
+        let decided = self.decide(listed, |own, norm| {
             own.measures(norm, |tensor, sums| {
-                if sums.is_empty() { grads[tensor] } else { Slice::Full(sums) }.measure(norm)
+                listed.measure(tensor, if sums.is_empty() { grads[tensor] } else { Slice::Full(sums) }, norm)
             })
         });
         self.update = None;
         let Some(Next { hypers, gates, on }) = decided? else { return Ok(()) };
-        let streams = self.streams();
+        let (streams, mut decoded) = (self.streams(), Decoded::new());
         for (tensor, (params, arrays)) in params.iter_mut().zip(self.state.arrays()).enumerate() {
             let class = self.roster.class_of()[tensor];
             if class == SKIP {
@@ -54,10 +64,13 @@ impl<R: Rule, T: Real> Optimizer<R, T> {
             let (rule, h, gate) = (self.roster.settings_of(tensor), &hypers[class as usize], gates.get(class as usize));
             let grads = grads.get(tensor).copied().unwrap_or_default();
             let streams = streams.get(tensor).copied().unwrap_or_default();
-            Stretch::new(params.lent(), grads, arrays).step(&streams, |p, g, mut slots| match gate {
-                None => step(rule, h, p, g, &mut slots[..MAX_SLOTS]),
-                Some(gate) => step_gated(rule, h, (gate, on), p, g, &mut slots),
-            });
+            let mut stretch = Stretch::new(params.lent(), grads, arrays);
+            for range in listed.ranges(tensor, stretch.len()) {
+                stretch.within(&range).step_in(&mut decoded, &streams, |p, g, mut slots| match gate {
+                    None => step(rule, h, p, g, &mut slots[..MAX_SLOTS]),
+                    Some(gate) => step_gated(rule, h, (gate, on), p, g, &mut slots),
+                });
+            }
         }
         self.roster.advance();
         Ok(())
@@ -68,6 +81,15 @@ impl<R: Rule, T: Real> Optimizer<R, T> {
     /// # Errors
     /// [`Error::Tensors`], [`Error::Length`], [`Error::Format`], [`Error::UnknownSlot`] where the chain does not accumulate.
     pub fn accumulate_slices(&mut self, grads: &[Slice<'_, T>], weight: f64) -> Result<(), Error> {
+        self.accumulate_slices_listed(grads, weight, &Listed::default())
+    }
+
+    pub(super) fn accumulate_slices_listed(
+        &mut self,
+        grads: &[Slice<'_, T>],
+        weight: f64,
+        listed: &Listed,
+    ) -> Result<(), Error> {
         if let Some(first) = self.roster.members().first() {
             self.roster.plane(self.roster.find(&first.name)?, ACCUMULATED)?;
         }
@@ -75,7 +97,10 @@ impl<R: Rule, T: Real> Optimizer<R, T> {
         let weight = T::from_f64(weight);
         for (tensor, [.., sums]) in self.state.slices().enumerate() {
             if self.roster.class_of()[tensor] != SKIP {
-                grads[tensor].meet(sums, |sum, g| *sum = *sum + weight * g);
+                for range in listed.ranges(tensor, sums.len()) {
+                    let own = grads[tensor].within(&range);
+                    own.meet(&mut sums[range], |sum, g| *sum = *sum + weight * g);
+                }
             }
         }
         Ok(())
@@ -145,7 +170,11 @@ impl<R: Rule, T: Real> Optimizer<R, T> {
     }
 
     /// Refuses what lies otherwise than its group says; gradients of frozen tensors are not looked at.
-    fn check_formats(&self, what: &'static str, found: impl Iterator<Item = &'static str>) -> Result<(), Error> {
+    pub(super) fn check_formats(
+        &self,
+        what: &'static str,
+        found: impl Iterator<Item = &'static str>,
+    ) -> Result<(), Error> {
         for ((tensor, member), found) in self.roster.members().iter().enumerate().zip(found) {
             let formats = self.roster.formats(member.group)?;
             let is_grad = what == "gradient";

@@ -3,9 +3,10 @@
 use std::collections::HashSet;
 
 use super::rows::rows_of;
-use super::{Optimizer, State, array_of};
+use super::{Optimizer, Slice, SliceMut, State, array_of};
 use crate::Error;
 use crate::chain::EMA;
+use crate::format::blocks::BLOCK;
 use crate::map::{FRESH, Map};
 use crate::roster::Member;
 use crate::rule::Rule;
@@ -18,10 +19,10 @@ pub struct Remap<'a, T> {
     pub width: usize,
     /// Where each new row comes from.
     pub map: &'a Map,
-    /// The parameters as they are.
-    pub from: &'a [T],
+    /// The parameters as they are, in the format of their group.
+    pub from: Slice<'a, T>,
     /// The parameters as they are to be, with those of fresh rows in them.
-    pub to: &'a mut [T],
+    pub to: SliceMut<'a, T>,
 }
 
 /// Moves rows of `width` elements; those that come from none stay as they are.
@@ -37,13 +38,16 @@ pub fn remap_rows<T: Copy>(map: &Map, width: usize, from: &[T], to: &mut [T]) {
 
 impl<R: Rule, T: Real> Optimizer<R, T> {
     /// Gives tensors other rows: appends, drops and permutes them, in the parameters and in every slot. Slots of a fresh row are
-    /// where the rule starts, its average (`ema`) is the parameter; the step count stays the tensor's.
+    /// where the rule starts, its average (`ema`) is the parameter; the step count stays the tensor's. Rows are moved as they
+    /// are stored, code by code; those of state in 8 bits where they are whole blocks of 256 elements, with their scales.
     ///
     /// Cost: all state is placed anew and copied once, that of other tensors too.
     ///
     /// # Errors
     /// [`Error::UnknownName`], [`Error::DuplicateName`], [`Error::Length`] and [`Error::RowWidth`] for slices that do not fit,
-    /// [`Error::Empty`], [`Error::Map`], [`Error::MapRow`], [`Error::RowFormat`], [`Error::OutOfMemory`]. Nothing has changed then.
+    /// [`Error::Format`], [`Error::Empty`], [`Error::Map`], [`Error::MapRow`], [`Error::RowBlocks`] for state of 8 bits whose blocks
+    /// belong to several rows, [`Error::RowFormat`] where `q8_min` would have it kept in another format at the new length,
+    /// [`Error::OutOfMemory`]. Nothing has changed then.
     pub fn remap_rows<'a>(&mut self, remaps: impl IntoIterator<Item = (&'a str, Remap<'a, T>)>) -> Result<(), Error>
     where
         T: 'a,
@@ -51,14 +55,13 @@ impl<R: Rule, T: Real> Optimizer<R, T> {
         let mut found = Vec::new();
         let mut seen = HashSet::new();
         let mut roster = self.roster.clone();
-        roster.check_rows()?;
         for (name, remap) in remaps {
             let tensor = roster.find(name)?;
             if !seen.insert(tensor) {
                 return Err(Error::DuplicateName { name: name.into() });
             }
-            check(&self.roster.members()[tensor], &remap)?;
-            roster.set_len(tensor, remap.to.len() as u64);
+            self.check_remap(tensor, &remap)?;
+            roster.set_len(tensor, remap.to.as_slice().len() as u64);
             found.push((tensor, remap));
         }
         let mut state = State::default();
@@ -75,31 +78,66 @@ impl<R: Rule, T: Real> Optimizer<R, T> {
     fn move_state(&self, state: &mut State<T>, remaps: Vec<(usize, Remap<'_, T>)>) {
         for tensor in (0..self.roster.members().len()).filter(|tensor| remaps.iter().all(|(own, _)| own != tensor)) {
             for array in self.roster.slots(tensor).into_iter().map(array_of::<R>) {
-                state.get_mut(tensor, array).copy_from_slice(self.state.get(tensor, array));
+                copy(self.state.view(tensor, array), state.view_mut(tensor, array));
             }
         }
-        for (tensor, Remap { width, map, from, to }) in remaps {
-            remap_rows(map, width, from, to);
-            for slot in self.roster.slots(tensor) {
-                let values = state.get_mut(tensor, array_of::<R>(slot));
-                if slot == EMA {
-                    values.copy_from_slice(to);
+        for (tensor, Remap { width, map, from, mut to }) in remaps {
+            move_rows(map, width, from, to.lent());
+            for array in self.roster.slots(tensor).into_iter().map(array_of::<R>) {
+                let mut values = state.view_mut(tensor, array);
+                if array == array_of::<R>(EMA) {
+                    to.as_slice().decode(values.lent().full());
                 }
-                remap_rows(map, width, self.state.get(tensor, array_of::<R>(slot)), values);
+                move_rows(map, width, self.state.view(tensor, array), values);
             }
         }
+    }
+
+    /// Refuses what does not fit in the tensor, or in itself.
+    fn check_remap(&self, tensor: usize, remap: &Remap<'_, T>) -> Result<(), Error> {
+        let Remap { width, map, from, to } = remap;
+        let (Member { name, len, group, .. }, to) = (&self.roster.members()[tensor], to.as_slice());
+        let (found, expected) = (from.len() as u64, *len);
+        if found != expected {
+            return Err(Error::Length { what: "slice".into(), name: name.clone(), found, expected });
+        }
+        if to.is_empty() {
+            return Err(Error::Empty { what: "tensor", name: name.clone() });
+        }
+        let expected = self.roster.formats(*group)?.params.storage().word();
+        if let Some(found) = [from.format(), to.format()].into_iter().find(|found| *found != expected) {
+            return Err(Error::Format { what: "parameters", name: name.clone(), found, expected });
+        }
+        let (rows, next) = (rows_of(name, from.len(), *width)?, rows_of(name, to.len(), *width)?);
+        self.roster.check_moved(tensor, to.len() as u64, *width as u64)?;
+        map.check(name, rows as u64, next as u64)
     }
 }
 
-/// Refuses what does not fit in the tensor, or in itself.
-fn check<T>(member: &Member, remap: &Remap<'_, T>) -> Result<(), Error> {
-    let (name, len) = (member.name.as_str(), remap.from.len() as u64);
-    if len != member.len {
-        return Err(Error::Length { what: "slice".into(), name: name.into(), found: len, expected: member.len });
+/// [`remap_rows`], of numbers of one format, as they are stored; of 8 bits, rows are whole blocks.
+fn move_rows<T: Real>(map: &Map, width: usize, from: Slice<'_, T>, to: SliceMut<'_, T>) {
+    match (from, to) {
+        (Slice::Full(from), SliceMut::Full(to)) => remap_rows(map, width, from, to),
+        (Slice::F16(from), SliceMut::F16(to)) => remap_rows(map, width, from, to),
+        (Slice::Bf16(from), SliceMut::Bf16(to)) => remap_rows(map, width, from, to),
+        (Slice::Q8 { codes, scales, .. }, SliceMut::Q8 { codes: new, scales: new_scales, .. }) => {
+            remap_rows(map, width, codes, new);
+            remap_rows(map, width / BLOCK as usize, scales, new_scales);
+        }
+        _ => unreachable!("a slot and parameters have the formats that they had"),
     }
-    if remap.to.is_empty() {
-        return Err(Error::Empty { what: "tensor", name: name.into() });
+}
+
+/// All of them.
+fn copy<T: Real>(from: Slice<'_, T>, to: SliceMut<'_, T>) {
+    match (from, to) {
+        (Slice::Full(from), SliceMut::Full(to)) => to.copy_from_slice(from),
+        (Slice::F16(from), SliceMut::F16(to)) => to.copy_from_slice(from),
+        (Slice::Bf16(from), SliceMut::Bf16(to)) => to.copy_from_slice(from),
+        (Slice::Q8 { codes, scales, .. }, SliceMut::Q8 { codes: new, scales: new_scales, .. }) => {
+            new.copy_from_slice(codes);
+            new_scales.copy_from_slice(scales);
+        }
+        _ => unreachable!("a slot and parameters have the formats that they had"),
     }
-    let rows = rows_of(name, remap.from.len(), remap.width)?;
-    remap.map.check(name, rows as u64, rows_of(name, remap.to.len(), remap.width)? as u64)
 }

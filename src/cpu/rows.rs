@@ -3,9 +3,10 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use super::Optimizer;
+use super::{Optimizer, Slice, SliceMut, array_of, as_slices};
 use crate::Error;
-use crate::chain::EMA;
+use crate::chain::control::Measure;
+use crate::chain::{EMA, Norm};
 use crate::roster::Roster;
 use crate::rule::Rule;
 use crate::wgsl::Real;
@@ -25,16 +26,34 @@ impl<R: Rule, T: Real> Optimizer<R, T> {
     /// step counts for all of them, and a clip by norm and a scaler look at listed rows alone.
     ///
     /// # Errors
-    /// [`Error::UnknownName`], [`Error::DuplicateName`], [`Error::RowWidth`], [`Error::RowFormat`] where a group has other formats
-    /// than `f32`, or as [`step`](Self::step).
+    /// [`Error::UnknownName`], [`Error::DuplicateName`], [`Error::RowWidth`], [`Error::SharedScale`] for a tensor with state of 8
+    /// bits, or as [`step`](Self::step). Nothing has changed then.
     pub fn step_rows<'a>(
         &mut self,
         params: &mut [&mut [T]],
         grads: &[&[T]],
         rows: impl IntoIterator<Item = (&'a str, Rows<'a>)>,
     ) -> Result<(), Error> {
+        if self.is_formatted() {
+            let grads: Vec<Slice<'_, T>> = grads.iter().map(|grads| Slice::Full(grads)).collect();
+            return self.step_rows_slices(&mut as_slices(params), &grads, rows);
+        }
         let listed = Listed::of(&self.roster, rows)?;
         self.step_listed(params, grads, &listed)
+    }
+
+    /// [`step_rows`](Self::step_rows), over parameters and gradients in the formats of their groups.
+    ///
+    /// # Errors
+    /// As [`step_rows`](Self::step_rows) and [`step_slices`](Self::step_slices).
+    pub fn step_rows_slices<'a>(
+        &mut self,
+        params: &mut [SliceMut<'_, T>],
+        grads: &[Slice<'_, T>],
+        rows: impl IntoIterator<Item = (&'a str, Rows<'a>)>,
+    ) -> Result<(), Error> {
+        let listed = Listed::of(&self.roster, rows)?;
+        self.step_slices_listed(params, grads, &listed)
     }
 
     /// [`accumulate`](Self::accumulate), in which each named tensor takes part by the listed rows only.
@@ -47,13 +66,34 @@ impl<R: Rule, T: Real> Optimizer<R, T> {
         weight: f64,
         rows: impl IntoIterator<Item = (&'a str, Rows<'a>)>,
     ) -> Result<(), Error> {
+        if self.is_formatted() {
+            let grads: Vec<Slice<'_, T>> = grads.iter().map(|grads| Slice::Full(grads)).collect();
+            return self.accumulate_rows_slices(&grads, weight, rows);
+        }
         let listed = Listed::of(&self.roster, rows)?;
         self.accumulate_listed(grads, weight, &listed)
+    }
+
+    /// [`accumulate_rows`](Self::accumulate_rows), of gradients in the formats of their groups.
+    ///
+    /// # Errors
+    /// As [`step_rows`](Self::step_rows) and [`accumulate_slices`](Self::accumulate_slices).
+    pub fn accumulate_rows_slices<'a>(
+        &mut self,
+        grads: &[Slice<'_, T>],
+        weight: f64,
+        rows: impl IntoIterator<Item = (&'a str, Rows<'a>)>,
+    ) -> Result<(), Error> {
+        let listed = Listed::of(&self.roster, rows)?;
+        self.accumulate_slices_listed(grads, weight, &listed)
     }
 
     /// Puts the listed rows' state back to where it starts: the rule's slots, `accumulated_grad`, and `ema`, which starts from
     /// the parameters. Step counts stay as they are. `params` hold one slice for each tensor, in the order in which they
     /// were added.
+    ///
+    /// What is kept of parameters of 16 bits besides, `master_param` or `kahan_comp`, starts again, too: the next step takes
+    /// them as they then lie.
     ///
     /// # Errors
     /// As [`step_rows`](Self::step_rows).
@@ -62,16 +102,31 @@ impl<R: Rule, T: Real> Optimizer<R, T> {
         params: &[&[T]],
         rows: impl IntoIterator<Item = (&'a str, Rows<'a>)>,
     ) -> Result<(), Error> {
+        let params: Vec<Slice<'_, T>> = params.iter().map(|params| Slice::Full(params)).collect();
+        self.reset_rows_slices(&params, rows)
+    }
+
+    /// [`reset_rows`](Self::reset_rows), beside parameters in the formats of their groups.
+    ///
+    /// # Errors
+    /// As [`step_rows`](Self::step_rows); [`Error::Format`].
+    pub fn reset_rows_slices<'a>(
+        &mut self,
+        params: &[Slice<'_, T>],
+        rows: impl IntoIterator<Item = (&'a str, Rows<'a>)>,
+    ) -> Result<(), Error> {
         let listed = Listed::of(&self.roster, rows)?;
-        self.check_lengths("parameters", params.iter().map(|params| params.len()))?;
+        self.check_lengths("parameters", params.iter().map(Slice::len))?;
+        self.check_formats("parameters", params.iter().map(Slice::format))?;
         for (tensor, ranges) in listed.0 {
             for slot in self.roster.slots(tensor) {
                 let initial = T::from_f64(self.roster.initial(tensor, slot));
-                let values = self.state.get_mut(tensor, super::array_of::<R>(slot));
+                let mut values = self.state.view_mut(tensor, array_of::<R>(slot));
                 for range in &ranges {
+                    let mut own = values.lent().within(range);
                     match slot {
-                        EMA => values[range.clone()].copy_from_slice(&params[tensor][range.clone()]),
-                        _ => values[range.clone()].fill(initial),
+                        EMA => params[tensor].within(range).decode(own.full()),
+                        _ => own.encode(&vec![initial; range.len()], None),
                     }
                 }
             }
@@ -88,12 +143,12 @@ impl Listed {
     /// Finds the tensors, and the rows that there are.
     fn of<'a, R: Rule>(roster: &Roster<R>, rows: impl IntoIterator<Item = (&'a str, Rows<'a>)>) -> Result<Self, Error> {
         let mut listed = Self::default();
-        roster.check_rows()?;
         for (name, Rows { width, list }) in rows {
             let tensor = roster.find(name)?;
             if listed.list(tensor).is_some() {
                 return Err(Error::DuplicateName { name: name.into() });
             }
+            roster.check_listed(tensor)?;
             let len = roster.members()[tensor].len as usize;
             let count = rows_of(name, len, width)?;
             let there = list.iter().map(|&row| row as usize).filter(|&row| row < count);
@@ -111,6 +166,17 @@ impl Listed {
         let list = self.list(tensor);
         let whole = list.is_none().then_some(0..len);
         list.into_iter().flatten().cloned().chain(whole)
+    }
+
+    /// What is known of these elements of a gradient.
+    pub fn measure<T: Real>(&self, tensor: usize, grads: Slice<'_, T>, norm: Norm) -> Measure {
+        match self.list(tensor) {
+            None => grads.measure(norm),
+            Some(ranges) => {
+                let own: Vec<T> = ranges.iter().flat_map(|range| grads.within(range).to_vec()).collect();
+                Measure::of(&own, norm)
+            }
+        }
     }
 
     /// These elements of a tensor's values.

@@ -1,5 +1,7 @@
 //! Numbers of a tensor, in whatever format they lie.
 
+use std::ops::Range;
+
 use half::{bf16, f16};
 
 use crate::chain::Norm;
@@ -134,6 +136,12 @@ impl<'a, T: Real> Slice<'a, T> {
         }
     }
 
+    /// Those of a range: whole blocks, or all.
+    pub(crate) fn within(mut self, range: &Range<usize>) -> Self {
+        self.split_off(range.start);
+        self.split_off(range.len())
+    }
+
     /// Calls `meet` with each of `values` and the number at its place.
     #[inline(always)]
     pub(crate) fn meet(self, values: &mut [T], meet: impl Fn(&mut T, T)) {
@@ -234,6 +242,12 @@ impl<'a, T: Real> SliceMut<'a, T> {
                 scales: scales.split_off_mut(..n.div_ceil(BLOCK)).unwrap_or_default(),
             },
         }
+    }
+
+    /// As [`Slice::within`].
+    pub(crate) fn within(mut self, range: &Range<usize>) -> Self {
+        self.split_off(range.start);
+        self.split_off(range.len())
     }
 
     /// As [`Slice::open`], to be changed; [`encode`](Self::encode) puts back what was decoded.

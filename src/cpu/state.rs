@@ -106,19 +106,6 @@ impl<T: Real> State<T> {
         rest.split_off(len)
     }
 
-    /// An array that lies as it is computed with; empty if it does not.
-    pub fn get(&self, tensor: usize, array: usize) -> &[T] {
-        match self.view(tensor, array) {
-            Slice::Full(values) => values,
-            _ => &[],
-        }
-    }
-
-    /// An array that lies as it is computed with; empty if it does not.
-    pub fn get_mut(&mut self, tensor: usize, array: usize) -> &mut [T] {
-        self.view_mut(tensor, array).full()
-    }
-
     /// Bytes of all tensors' slots.
     pub fn size(&self) -> usize {
         let of_tensor = |tensor| (0..ALL).map(move |array| self.view(tensor, array).size()).sum::<usize>();

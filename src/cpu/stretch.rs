@@ -1,6 +1,8 @@
 //! A format around an update: what is stored becomes numbers, is stepped, and is stored again, a block at a time, while it
 //! lies in the nearest cache.
 
+use std::ops::Range;
+
 use super::slice::Chance;
 use super::state::ALL;
 use super::{ARRAYS, Slice, SliceMut};
@@ -33,7 +35,7 @@ pub(crate) struct Streams {
 }
 
 /// Where a block is decoded.
-struct Decoded<T> {
+pub(crate) struct Decoded<T> {
     params: [T; BLOCK],
     grads: [T; BLOCK],
     slots: [[T; BLOCK]; MAX_SLOTS],
@@ -65,21 +67,41 @@ impl<'a, T: Real> Stretch<'a, T> {
         }
     }
 
+    /// Some elements of it.
+    pub fn within(&mut self, range: &Range<usize>) -> Stretch<'_, T> {
+        Stretch {
+            params: self.params.lent().within(range),
+            grads: self.grads.within(range),
+            slots: self.slots.each_mut().map(|slot| slot.lent().within(range)),
+            beside: self.beside.lent().within(range),
+            first: self.first + range.start,
+        }
+    }
+
     /// Steps it by `step`, which is given parameters, gradients and slots, and knows of no format.
+    #[cfg(feature = "parallel")]
     #[inline(always)]
-    pub fn step(mut self, streams: &Streams, mut step: impl FnMut(&mut [T], &[T], [&mut [T]; ARRAYS])) {
+    pub fn step(self, streams: &Streams, mut step: impl FnMut(&mut [T], &[T], [&mut [T]; ARRAYS])) {
         match self {
             Self { params: SliceMut::Full(params), grads: Slice::Full(grads), slots, .. }
                 if slots.iter().all(SliceMut::is_full) =>
             {
                 step(params, grads, slots.map(SliceMut::full));
             }
-            _ => {
-                let mut decoded = Decoded::new();
-                while self.len() > 0 {
-                    self.split(BLOCK).step_block(streams, &mut decoded, &mut step);
-                }
-            }
+            _ => self.step_in(&mut Decoded::new(), streams, step),
+        }
+    }
+
+    /// The same, decoded in a place that is lent: many short stretches share one.
+    #[inline(always)]
+    pub fn step_in(
+        mut self,
+        decoded: &mut Decoded<T>,
+        streams: &Streams,
+        mut step: impl FnMut(&mut [T], &[T], [&mut [T]; ARRAYS]),
+    ) {
+        while self.len() > 0 {
+            self.split(BLOCK).step_block(streams, decoded, &mut step);
         }
     }
 
@@ -147,7 +169,7 @@ fn open<'b, T: Real>(
 }
 
 impl<T: Real> Decoded<T> {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let zeros = [T::from_f64(0.0); BLOCK];
         Self { params: zeros, grads: zeros, slots: [zeros; MAX_SLOTS] }
     }

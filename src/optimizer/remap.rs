@@ -4,7 +4,6 @@ use std::collections::HashSet;
 
 use super::{Optimizer, item};
 use crate::Error;
-use crate::format::Formats;
 use crate::plan::{Kinds, Place};
 use crate::record::{Launches, Moves, Parts, Remapped};
 use crate::roster::{Member, Roster};
@@ -33,6 +32,10 @@ impl<R: Rule> Optimizer<R> {
     /// tensor's, so that a fresh row is corrected for a bias that it does not have: as in the reference code of Gaussian
     /// splatting.
     ///
+    /// Rows are moved as they are stored, in every format of 16 bits wherever they begin and end. State of 8 bits is moved
+    /// with its scales where rows are whole blocks of 256 elements, and refused otherwise. A master, or what Kahan's
+    /// compensation keeps, goes with its row; a fresh row has none yet, and is taken as it was written.
+    ///
     /// ```no_run
     /// # use wgpu_optim::{Adam, Error, Map, Optimizer, Tensor, wgpu};
     /// # fn grow(optimizer: &mut Optimizer<Adam>, device: &wgpu::Device, encoder: &mut wgpu::CommandEncoder,
@@ -53,8 +56,9 @@ impl<R: Rule> Optimizer<R> {
     ///
     /// # Errors
     /// [`Error::UnknownName`], [`Error::DuplicateName`], [`Error::NoRows`] for a tensor without a shape, before or now,
-    /// [`Error::RowLength`], [`Error::Map`], [`Error::MapRow`], or as [`new`](Self::new) and [`record`](Self::record). Nothing
-    /// is recorded or changed then.
+    /// [`Error::RowLength`], [`Error::Map`], [`Error::MapRow`], [`Error::RowBlocks`] for state of 8 bits whose blocks belong to
+    /// several rows, [`Error::RowFormat`] where `q8_min` would have it kept in another format at the new length, or as
+    /// [`new`](Self::new) and [`record`](Self::record). Nothing is recorded or changed then.
     pub fn remap_rows<M: Into<RowMap>>(
         &mut self,
         device: &wgpu::Device,
@@ -90,7 +94,6 @@ impl<R: Rule> Optimizer<R> {
         remaps: Vec<(Tensor, RowMap)>,
     ) -> Result<(Successor<R>, Moves), Error> {
         self.kernels.check_device(device)?;
-        self.roster.check_rows()?;
         let mut tensors = self.tensors.clone();
         let mut maps = Vec::with_capacity(remaps.len());
         let mut seen = HashSet::new();
@@ -99,19 +102,23 @@ impl<R: Rule> Optimizer<R> {
                 return Err(Error::DuplicateName { name: tensor.name().into() });
             }
             let index = self.roster.find(tensor.name())?;
-            let rows = self.check_remap(&self.tensors[index], &tensor, &map)?;
+            let rows = self.check_remap(index, &tensor, &map)?;
             maps.push((index, map, rows));
             tensors[index] = tensor;
         }
         let mut roster = self.roster.clone();
-        maps.iter().for_each(|&(tensor, ..)| roster.set_len(tensor, tensors[tensor].params.len()));
+        for &(tensor, ..) in &maps {
+            let len = tensors[tensor].len(roster.formats(roster.members()[tensor].group)?);
+            roster.set_len(tensor, len);
+        }
         let before = self.places(&self.tensors.clone(), &self.roster.clone(), false)?;
         let places = self.places(&tensors, &roster, roster.chain().zero_grads)?;
         let remapped = |(tensor, map, rows): (usize, RowMap, (u64, u64))| {
             let places = [before[tensor].0, places[tensor].0];
-            Remapped { tensor, map, rows, places }
+            let format = roster.formats(roster.members()[tensor].group)?.params;
+            Ok(Remapped { tensor, map, rows, format, places })
         };
-        let remapped: Vec<Remapped> = maps.into_iter().map(remapped).collect();
+        let remapped = maps.into_iter().map(remapped).collect::<Result<Vec<Remapped>, Error>>()?;
         let state = self.placed(device, &tensors, &places, &roster)?;
         let Self { kernels, limits, buffers, .. } = self;
         let parts = Parts { device, kernels, limits, buffers, state: &state };
@@ -123,12 +130,14 @@ impl<R: Rule> Optimizer<R> {
     }
 
     /// The rows that there were, and the elements of each, if the tensor can take the place of the old one.
-    fn check_remap(&self, old: &Tensor, tensor: &Tensor, map: &RowMap) -> Result<(u64, u64), Error> {
-        tensor.check(&Formats::default())?;
-        let ((rows, expected), (_, found)) = (old.rows()?, tensor.rows()?);
+    fn check_remap(&self, index: usize, tensor: &Tensor, map: &RowMap) -> Result<(u64, u64), Error> {
+        let (old, formats) = (&self.tensors[index], self.roster.formats(self.roster.members()[index].group)?);
+        tensor.check(formats)?;
+        let (rows, expected, found) = (old.rows()?, old.row_width(formats)?, tensor.row_width(formats)?);
         if found != expected {
             return Err(Error::RowLength { name: tensor.name().into(), found, expected });
         }
+        self.roster.check_moved(index, tensor.len(formats), expected)?;
         map.check(tensor, rows, self.limits.binding, self.limits.alignment)?;
         Ok((rows, expected))
     }

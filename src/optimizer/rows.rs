@@ -6,14 +6,15 @@ use super::{Decided, Instead, Optimizer, Ready};
 use crate::Error;
 use crate::chain::{ACCUMULATED, EMA};
 use crate::control::Control;
-use crate::format::Format;
 use crate::kernel::Work;
-use crate::record::{Listing, Parts, Step, bind_scalars, bind_words, listed};
+use crate::record::{Listing, Parts, Step, bind_scalars, bind_words, listed, stepping};
+use crate::roster::Roster;
 use crate::rows::Rows;
-use crate::rule::{Rule, kept_slots};
+use crate::rule::Rule;
+use crate::tensor::BufferRange;
 
-/// Words of `struct Start` of `reset.wgsl`.
-const START: usize = 12;
+/// Planes that `struct Start` of `reset.wgsl` has room for, and the words before those of planes.
+const START: (usize, usize) = (8, 4);
 
 /// What a kernel that does not step goes over, by the lanes of a step.
 struct Over {
@@ -34,7 +35,7 @@ impl<R: Rule> Optimizer<R> {
     /// finite. `zero_grads` clears those of listed rows, and a step takes the sums of listed rows out of `accumulated_grad`.
     ///
     /// Cost: the bytes of the listed rows, and 4 for each in the list; each lane reads the list. Rows whose length is a
-    /// multiple of 4 go in quads, others word by word, which is slower; so is a list out of order, the more the shorter its
+    /// multiple of 4 go in quads, others element by element, which is slower; so is a list out of order, the more the shorter its
     /// rows are. On the host a bind group for each named tensor, or for each window of it; where steps are decided on the
     /// device, also the buffers of the norm.
     ///
@@ -43,8 +44,9 @@ impl<R: Rule> Optimizer<R> {
     /// # Errors
     /// [`Error::UnknownName`], [`Error::DuplicateName`], [`Error::NoRows`] for a tensor without a shape, what can be wrong with
     /// a range ([`Error::Misaligned`], [`Error::OutOfBounds`], [`Error::Usage`], [`Error::SameBuffer`]), [`Error::Limits`] for a
-    /// list that no binding holds, [`Error::TooLarge`] for one of more than 2^32 elements; or as [`record`](Self::record).
-    /// No step is counted then.
+    /// list that no binding holds, [`Error::TooLarge`] for one of more than 2^32 elements, [`Error::SharedScale`] for a tensor
+    /// with state of 8 bits, where a step of some rows would round others again; or as [`record`](Self::record). No step is
+    /// counted then.
     pub fn record_rows<'a>(
         &mut self,
         device: &wgpu::Device,
@@ -85,6 +87,9 @@ impl<R: Rule> Optimizer<R> {
     /// Records that the listed rows' state is put back to where it starts, in place: the rule's slots, `accumulated_grad`,
     /// and `ema`, which starts from the parameters as they are then. Parameters and step counts stay as they are.
     ///
+    /// What is kept of parameters of 16 bits besides, `master_param` or `kahan_comp`, starts again, too: the next step takes
+    /// them as they then lie in their buffer, so that rows may be written and reset together.
+    ///
     /// # Errors
     /// As [`record_rows`](Self::record_rows).
     pub fn reset_rows<'a>(
@@ -98,7 +103,7 @@ impl<R: Rule> Optimizer<R> {
         let mut over = Vec::new();
         for one in &named {
             let words = self.start_words(one.0);
-            let steps = self.rows_alone(device, std::slice::from_ref(one), Work::Reset)?;
+            let steps = self.rows_alone(device, std::slice::from_ref(one), |_, _| Work::Reset)?;
             over.extend(steps.into_iter().map(|step| Over { step, tensor: one.0, words: words.clone() }));
         }
         self.dispatch_over(device, encoder, Work::Reset, &over)
@@ -106,11 +111,14 @@ impl<R: Rule> Optimizer<R> {
 
     /// `struct Start` of `reset.wgsl`.
     fn start_words(&self, tensor: usize) -> Vec<u32> {
-        let (settings, slots) = (self.roster.settings_of(tensor), self.roster.slots(tensor));
-        let average = slots.iter().position(|&slot| slot == EMA).unwrap_or(slots.len());
-        let mut words = vec![slots.len() as u32, average as u32, 0, 0];
-        words.extend(kept_slots(settings).into_iter().map(|slot| (settings.initial(slot) as f32).to_bits()));
-        words.resize(START, 0);
+        let (stored, (most, before)) = (self.roster.stored(tensor), START);
+        let average = stored.planes.iter().position(|plane| plane.slot == EMA).unwrap_or(stored.planes.len());
+        let mut words = vec![stored.planes.len() as u32, average as u32];
+        words.resize(before, 0);
+        words.extend(stored.planes.iter().map(|plane| (self.roster.initial(tensor, plane.slot) as f32).to_bits()));
+        words.resize(before + most, 0);
+        words.extend(stored.places().iter().map(|place| *place as u32));
+        words.resize(before + 2 * most, 0);
         words
     }
 
@@ -145,7 +153,6 @@ impl<R: Rule> Optimizer<R> {
         rows: impl IntoIterator<Item = (&'a str, Rows)>,
     ) -> Result<Vec<(usize, Rows)>, Error> {
         self.kernels.check_device(device)?;
-        self.roster.check_rows()?;
         let mut named = Vec::new();
         let mut seen = HashSet::new();
         for (name, rows) in rows {
@@ -154,6 +161,7 @@ impl<R: Rule> Optimizer<R> {
             }
             let tensor = self.roster.find(name)?;
             self.tensors[tensor].rows()?;
+            self.roster.check_listed(tensor)?;
             self.state.check_list(&rows, name)?;
             rows.check(&self.tensors[tensor], self.limits.binding, self.limits.alignment)?;
             named.push((tensor, rows));
@@ -192,21 +200,26 @@ impl<R: Rule> Optimizer<R> {
         let parts = Parts { device, kernels, limits, buffers, state };
         let mut steps = launches.without(&parts, roster, &left_out)?;
         let stepped: Vec<_> = named.iter().filter(|(tensor, _)| !self.roster.is_frozen(*tensor)).cloned().collect();
-        let work = if self.roster.chain().is_empty() { Work::Step } else { Work::Gated };
-        steps.extend(self.rows_alone(device, &stepped, work)?);
+        steps.extend(self.rows_alone(device, &stepped, stepping)?);
         Ok(steps)
     }
 
-    /// The dispatches of the named rows.
-    fn rows_alone(&mut self, device: &wgpu::Device, named: &[(usize, Rows)], work: Work) -> Result<Vec<Step>, Error> {
+    /// The dispatches of the named rows, of the work that a group needs.
+    fn rows_alone(
+        &mut self,
+        device: &wgpu::Device,
+        named: &[(usize, Rows)],
+        work: impl Fn(&Roster<R>, usize) -> Work,
+    ) -> Result<Vec<Step>, Error> {
         let Self { kernels, limits, buffers, state, roster, tensors, .. } = self;
         let mut listings = Vec::with_capacity(named.len());
         for (tensor, rows) in named {
-            let own = &tensors[*tensor];
-            let places =
-                [&own.params, &own.grads].map(|range| range.place(buffers.number(range.buffer()), Format::F32));
-            listings.push(Listing { tensor: *tensor, rows, places: places.into() });
+            let (own, group) = (&tensors[*tensor], roster.members()[*tensor].group);
+            let formats = roster.formats(group)?;
+            let mut place = |range: &BufferRange, format| range.place(buffers.number(range.buffer()), format);
+            let places = (place(&own.params, formats.params), place(&own.grads, formats.grads));
+            listings.push(Listing { tensor: *tensor, rows, places, work: work(roster, group) });
         }
-        listed(&Parts { device, kernels, limits, buffers, state }, roster, tensors, &listings, work)
+        listed(&Parts { device, kernels, limits, buffers, state }, roster, tensors, &listings)
     }
 }

@@ -41,7 +41,7 @@ impl Place {
     }
 
     /// Whether a cover of it can be walked in quads.
-    fn is_aligned(&self, cover: &Span) -> bool {
+    pub(super) fn is_aligned(&self, cover: &Span) -> bool {
         (self.span.offset - cover.offset).is_multiple_of(QUAD * self.element)
     }
 

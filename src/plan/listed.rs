@@ -1,6 +1,6 @@
 //! Dispatches over listed rows of one tensor.
 
-use super::{ELEMENT, Lanes, Limits, Piece, Place, Placement, QUAD, Span, WORKGROUP, groups};
+use super::{Lanes, Limits, Piece, Place, Placement, QUAD, Span, WORKGROUP, groups};
 
 /// The rows of a tensor, and a list of some of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +30,8 @@ pub struct ListedRun {
     first: u64,
     /// The tensor's piece, in lanes: its place in each buffer, its first lane, and how many it has.
     piece: [u64; 5],
+    /// What it is rounded by, where chance is: the tensor's word, and the piece's first element.
+    chance: [u64; 2],
     list: Listed,
 }
 
@@ -51,15 +53,15 @@ impl Listed {
 
     /// Rows are whole quads, or words: a quad that belongs to two rows cannot be stepped for one of them.
     fn runs_of(&self, piece: &Piece, (params, grads): &(Place, Place), limits: &Limits) -> Vec<ListedRun> {
-        let spans = [params, grads].map(|place| place.piece(piece).span);
-        let [params, grads] = spans.map(|span| span.cover(&span, limits.alignment));
-        let aligned = (spans.iter().zip([params, grads]))
-            .all(|(span, cover)| (span.offset - cover.offset).is_multiple_of(QUAD * ELEMENT));
+        let own = [params, grads].map(|place| place.piece(piece));
+        let covers = own.map(|place| place.span.cover(&place.span, limits.alignment));
+        let aligned = own.iter().zip(&covers).all(|(place, cover)| place.is_aligned(cover));
         let lanes = if aligned && self.width.is_multiple_of(QUAD) { Lanes::Quads } else { Lanes::Words };
         let lane = |elements: u64| elements / lanes.elements();
-        let within = |span: &Span, cover: &Span| lane((span.offset - cover.offset) / ELEMENT);
-        let own = [within(&spans[0], &params), within(&spans[1], &grads), lane(piece.at)];
-        let owned = [own[0], own[1], own[2], lane(piece.start), lane(piece.len)];
+        let within = |place: &Place, cover: &Span| lane((place.span.offset - cover.offset) / place.element);
+        let [params, grads] = covers;
+        let (first, second) = (within(&own[0], &params), within(&own[1], &grads));
+        let owned = [first, second, lane(piece.at), lane(piece.start), lane(piece.len)];
         let all = groups(lane(self.most * self.width));
         let step = limits.dispatch();
         let run = |first: u64| ListedRun {
@@ -70,6 +72,7 @@ impl Listed {
             groups: step.min(all - first),
             first: first * WORKGROUP,
             piece: owned,
+            chance: [piece.key.unwrap_or_default().into(), piece.start],
             list: *self,
         };
         (0..all).step_by(step as usize).map(run).collect()
@@ -89,7 +92,8 @@ impl ListedRun {
         let lane = self.lanes.elements();
         let (rows, width) = (self.list.rows, self.list.width / lane);
         let walk = [self.groups, self.grid(limits).0.into(), stride / lane, params, grads, state, start, lanes];
-        let listed = [rows, width, list, self.list.most, count, self.first, 0, 0];
+        let [key, element] = self.chance;
+        let listed = [rows, width, list, self.list.most, count, self.first, key, element];
         std::array::from_fn(|i| if i < 8 { walk[i] } else { listed[i - 8] } as u32)
     }
 }

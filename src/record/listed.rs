@@ -2,6 +2,7 @@
 
 use super::{Launches, Parts, Slice, Step, bind, binding, ready, slices};
 use crate::Error;
+use crate::format::Formats;
 use crate::kernel::{Walk, Work, guarded};
 use crate::plan::{Listed, ListedRun, Place};
 use crate::roster::{Roster, SKIP};
@@ -15,6 +16,8 @@ pub(crate) struct Listing<'a> {
     pub tensor: usize,
     pub rows: &'a Rows,
     pub places: (Place, Place),
+    /// What is done with them.
+    pub work: Work,
 }
 
 impl Launches {
@@ -42,27 +45,27 @@ impl Launches {
     }
 }
 
-/// The dispatches of one kind of kernel over listed rows.
+/// The dispatches over listed rows.
 pub(crate) fn listed<R: Rule>(
     parts: &Parts<'_>,
     roster: &Roster<R>,
     tensors: &[Tensor],
     listings: &[Listing<'_>],
-    work: Work,
 ) -> Result<Vec<Step>, Error> {
     let mut runs: Vec<(&Listing<'_>, ListedRun)> = Vec::new();
     for listing in listings {
-        let list = checked(&tensors[listing.tensor], listing.rows)?;
+        let formats = roster.formats(roster.members()[listing.tensor].group)?;
+        let list = checked(&tensors[listing.tensor], formats, listing.rows)?;
         let own = list.runs(&parts.state.placement, listing.tensor, &listing.places, parts.limits);
         runs.extend(own.into_iter().map(|run| (listing, run)));
     }
     let words: Vec<Vec<u32>> = runs.iter().map(|(listing, run)| words(parts, listing.rows, run)).collect();
     let slices = slices(parts, "wgpu-optim rows", wgpu::BufferUsages::UNIFORM, &words)?;
-    runs.iter().zip(&slices).map(|((listing, run), slice)| step(parts, roster, (listing, run), slice, work)).collect()
+    runs.iter().zip(&slices).map(|((listing, run), slice)| step(parts, roster, (listing, run), slice)).collect()
 }
 
-fn checked(tensor: &Tensor, rows: &Rows) -> Result<Listed, Error> {
-    let ((count, width), most) = (tensor.rows()?, rows.list.len());
+fn checked(tensor: &Tensor, formats: &Formats, rows: &Rows) -> Result<Listed, Error> {
+    let (count, width, most) = (tensor.rows()?, tensor.row_width(formats)?, rows.list.len());
     match most.checked_mul(width) {
         Some(elements) if elements <= Listed::MOST => Ok(Listed { rows: count, width, most }),
         elements => {
@@ -83,12 +86,11 @@ fn step<R: Rule>(
     roster: &Roster<R>,
     (listing, run): (&Listing<'_>, &ListedRun),
     slice: &Slice,
-    work: Work,
 ) -> Result<Step, Error> {
     let class = roster.class_of()[listing.tensor];
     let walk = (run.lanes, Walk::Rows { counted: listing.rows.count.is_some() });
     let (settings, stored) = (roster.settings_of(listing.tensor), roster.stored(listing.tensor));
-    let pipeline = parts.kernels.pipeline(work, settings, roster.chain(), &stored, walk)?;
+    let pipeline = parts.kernels.pipeline(listing.work, settings, roster.chain(), &stored, walk)?;
     let tensors = bind_listed::<R>(parts, listing.rows, run, slice)?;
     Ok(Step { pipeline, tensors, class, grid: run.grid(parts.limits), groups: run.groups, walk, stored })
 }

@@ -10,8 +10,7 @@ use wgpu_optim::plan::{Lanes, Places};
 use wgpu_optim::rule::{Rule, Visitor, visit};
 use wgpu_optim::{Chain, Clip, Ema};
 
-/// Whole tensors: rows are listed where all is `f32`.
-const WALK: Walk = Walk::Tensors { places: Places::Table };
+const WALKS: [Walk; 2] = [Walk::Tensors { places: Places::Table }, Walk::Rows { counted: true }];
 
 /// Each choice of files.
 fn compositions<R: Rule>() -> Vec<Stored> {
@@ -35,27 +34,36 @@ impl Visitor for Valid {
     fn rule<R: Rule>(&mut self) {
         let chain =
             Chain { clip: Some(Clip::global_norm(1.0)), ema: Some(Ema::KERAS), accumulate: true, ..Chain::default() };
-        let works = [Work::Step, Work::Gated, Work::Watched, Work::Accumulate, Work::Measure];
+        let works = [Work::Step, Work::Gated, Work::Watched, Work::Accumulate, Work::Measure, Work::Reset];
+        let kernels = works.into_iter().flat_map(|work| [Lanes::Quads, Lanes::Words].map(|lanes| (work, lanes)));
+        let kernels: Vec<_> = kernels.flat_map(|kernel| WALKS.map(|walk| (kernel, walk))).collect();
         for stored in compositions::<R>() {
-            for (work, lanes) in
-                works.into_iter().flat_map(|work| [Lanes::Quads, Lanes::Words].map(|lanes| (work, lanes)))
-            {
-                if work == Work::Step && stored.has_chance() {
+            let blocks = stored.planes.iter().any(|plane| plane.storage.has_scales());
+            for &((work, lanes), walk) in &kernels {
+                // A list of rows goes over no blocks, and a reset is of rows.
+                let alone = work == Work::Reset || matches!(walk, Walk::Rows { .. });
+                if work == Work::Step && stored.has_chance() || alone && blocks {
                     continue;
                 }
-                let text = kernel::text_of::<R>(work, lanes, WALK, &stored);
-                let what = format!("{} {work:?} {lanes:?} {stored:?}", R::NAME);
+                let text = kernel::text_of::<R>(work, lanes, walk, &stored);
+                let what = format!("{} {work:?} {lanes:?} {walk:?} {stored:?}", R::NAME);
                 let module = naga::front::wgsl::parse_str(&text)
                     .unwrap_or_else(|error| panic!("{what}: {}", error.emit_to_string(&text)));
                 let mut validator = Validator::new(ValidationFlags::all(), Capabilities::default());
                 validator.validate(&module).unwrap_or_else(|error| panic!("{what}: {error:?}"));
-                check_overrides::<R>(work, &chain, &stored, &module, &what);
+                check_overrides::<R>((work, walk), &chain, &stored, &module, &what);
             }
         }
     }
 }
 
-fn check_overrides<R: Rule>(work: Work, chain: &Chain, stored: &Stored, module: &naga::Module, what: &str) {
+fn check_overrides<R: Rule>(
+    (work, walk): (Work, Walk),
+    chain: &Chain,
+    stored: &Stored,
+    module: &naga::Module,
+    what: &str,
+) {
     let shader: BTreeSet<String> = module.overrides.iter().map(|(_, own)| own.name.clone().unwrap()).collect();
     let mut host = BTreeSet::new();
     for (_, settings) in R::cases() {
@@ -65,7 +73,7 @@ fn check_overrides<R: Rule>(work: Work, chain: &Chain, stored: &Stored, module: 
         let mut planes: Vec<Plane> = stored.planes.iter().copied().filter(own).collect();
         planes.extend(chain.slots().into_iter().map(|slot| Plane { slot, storage: Storage::F32 }));
         let stored = Stored { planes, ..stored.clone() };
-        host.extend(kernel::overrides_of(work, &settings, chain, WALK, &stored).into_iter().map(|(name, _)| name));
+        host.extend(kernel::overrides_of(work, &settings, chain, walk, &stored).into_iter().map(|(name, _)| name));
     }
     assert_eq!(host, shader, "{what}");
 }

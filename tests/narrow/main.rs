@@ -8,6 +8,7 @@ mod composed;
 mod device;
 mod golden;
 mod refusals;
+mod rows;
 mod run;
 mod state;
 mod threads;

@@ -3,7 +3,7 @@
 use half::{bf16, f16};
 use wgpu_optim::cpu::{Optimizer, Slice, SliceMut};
 use wgpu_optim::format::{Format, Formats, Rounding, StateFormat};
-use wgpu_optim::{Adam, Chain, Error, cpu};
+use wgpu_optim::{Adam, Chain, Error};
 
 fn optimizer(formats: Formats) -> Optimizer<Adam, f32> {
     let mut optimizer = Optimizer::with_chain(Chain::default()).unwrap();
@@ -103,18 +103,6 @@ fn bytes_are_slices_where_they_are_aligned() {
     assert!(Slice::of_bytes(Format::F32, bytes).is_none());
     assert_eq!(SliceMut::of_bytes(Format::Bf16, bytes).unwrap().as_slice().format(), "bf16");
     assert_eq!(Slice::of_bytes(Format::F16, &bytes[..4]).unwrap().len(), 2);
-}
-
-#[test]
-fn rows_of_fewer_bits_are_neither_listed_nor_moved() {
-    let mut optimizer = optimizer(Formats { state: StateFormat::Bf16, ..Formats::default() });
-    let rows = cpu::Rows { width: 1, list: &[0] };
-    let refused = optimizer.step_rows(&mut [&mut [1.0; 2]], &[&[1.0; 2]], [("w", rows)]).unwrap_err();
-    assert_eq!(refused, Error::RowFormat { group: 0, format: "bf16" });
-    let map = wgpu_optim::map::Map::append(2, 1);
-    let remap = cpu::Remap { width: 1, map: &map, from: &[1.0; 2], to: &mut [0.0; 3] };
-    assert_eq!(optimizer.remap_rows([("w", remap)]).unwrap_err(), Error::RowFormat { group: 0, format: "bf16" });
-    assert_eq!(optimizer.recorded(), 0);
 }
 
 /// What has overflowed stays infinite, and what was lost of it is nothing.

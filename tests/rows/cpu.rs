@@ -74,7 +74,7 @@ fn refusal(width: usize, map: Map, from: &[f32], to: &mut [f32]) -> String {
     let mut w = vec![1.0; 6];
     optimizer.step(&mut [&mut w], &[&[0.5; 6]]).unwrap();
     let before = optimizer.state("w", "exp_avg").unwrap().to_vec();
-    let remap = cpu::Remap { width, map: &map, from, to };
+    let remap = cpu::Remap { width, map: &map, from: from.into(), to: to.into() };
     let error = optimizer.remap_rows([("w", remap)]).unwrap_err();
     assert_eq!(optimizer.state("w", "exp_avg").unwrap(), before);
     optimizer.step(&mut [&mut w], &[&[0.5; 6]]).unwrap();

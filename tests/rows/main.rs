@@ -4,10 +4,13 @@
 mod support;
 
 mod chained;
+mod codes;
 mod cpu;
+mod formats;
 mod listed;
 mod memory;
 mod moved;
+mod moved_codes;
 mod refusals;
 mod reset;
 mod stand;

@@ -97,7 +97,10 @@ fn twin_goes<R: Rule>(stand: &mut Stand<R>, moves: &[Move], around: &[Vec<u32>])
     };
     let mut new: Vec<Vec<f32>> = moves.iter().map(|(_, tensor, _)| tensor).zip(around).map(place).collect();
     let remaps = moves.iter().zip(&mut new).zip(&names).map(|(((i, _, map), to), name)| {
-        (name.as_str(), cpu::Remap { width: stand.width(*i), map, from: &old[*i], to })
+        (
+            name.as_str(),
+            cpu::Remap { width: stand.width(*i), map, from: old[*i].as_slice().into(), to: to.as_mut_slice().into() },
+        )
     });
     let remaps: Vec<_> = remaps.collect();
     stand.twin.remap_rows(remaps).unwrap();

@@ -35,8 +35,16 @@ function compositions() {
             ),
         ),
     );
+    // A list of rows goes over no blocks of 8 bits, and a reset is of rows.
+    const unblocked = widths().filter((width) => width.state !== 8);
     const listed = rules.flatMap((rule) =>
-        around.flatMap((around) => LANES.map((lanes) => [rows, around, ...stored(lanes, PLAIN, true), rule])),
+        around.flatMap((around) =>
+            LANES.flatMap((lanes) =>
+                unblocked
+                    .filter((width) => !width.chance || around !== 'shaders/open.wgsl')
+                    .map((width) => [rows, around, ...stored(lanes, width, true), rule]),
+            ),
+        ),
     );
     const watched = ['gated', 'norm', 'moves', 'weigh'].map(chain);
     const watching = rules.flatMap((rule) =>
@@ -51,21 +59,28 @@ function compositions() {
         ),
     );
     const over = [[chain('accumulate')], measures].flatMap((own) =>
-        LANES.map((lanes) => [rows, ...own, ...stored(lanes, PLAIN, false)]),
+        LANES.flatMap((lanes) =>
+            unblocked
+                .filter((width) => !width.chance && width.params === 32)
+                .map((width) => [rows, ...own, ...stored(lanes, width, false)]),
+        ),
     );
-    const params = (lanes) => `shaders/${lanes}/params32.wgsl`;
     const resets = [walk, rows].flatMap((walk) =>
-        LANES.map((lanes) => [walk, 'shaders/reset.wgsl', params(lanes), ...stored(lanes, PLAIN, false)]),
+        LANES.flatMap((lanes) =>
+            unblocked
+                .filter((width) => !width.chance)
+                .map((width) => [walk, 'shaders/reset.wgsl', ...stored(lanes, width, false, false, true)]),
+        ),
     );
-    const others = [...looks, ...over, ...resets, ['shaders/remap.wgsl']];
+    const halves = ['words/lanes', 'words/halves', 'format/narrow', 'format/halves'].map((name) => `shaders/${name}.wgsl`);
+    const remap = (units, ...files) => ['shaders/remap.wgsl', ...files, `shaders/remap/${units}.wgsl`];
+    const moves = [remap('words'), remap('halves', ...halves), remap('widened', ...halves)];
+    const others = [...looks, ...over, ...resets, ...moves];
     const example = shaders('examples/train_digits').map((name) => [`examples/train_digits/${name}`]);
     const gathers = ['sums', 'moves'].map((parts) => ['norm', parts, 'gather'].map(chain));
     const formats = [...['halves', 'noise', 'blocks'].map((name) => `shaders/format/${name}.wgsl`), 'tests/format/kernel.wgsl'];
     return [...steps, ...listed, ...watching, ...others, ...gathers, [chain('control')], formats, ...example];
 }
-
-// Everything in 32 bits.
-const PLAIN = { params: 32, grads: 32, state: 32, chance: false };
 
 // Bits of parameters, of gradients and of the narrowest plane of state, and whether anything is rounded by chance.
 function widths() {
@@ -86,15 +101,15 @@ function entry(state, chance, halves, watched) {
     ];
 }
 
-// The files of `kernel::formats`, for a kernel that steps or that only looks at gradients and sums.
-function stored(lanes, { params, grads, state, chance }, steps, watched = false) {
+// The files of `kernel::formats`, for a kernel that steps or that only looks at gradients and sums, or at parameters.
+function stored(lanes, { params, grads, state, chance }, steps, watched = false, looks = steps) {
     const own = (name) => `shaders/${lanes}/${name}.wgsl`;
     const format = (name) => `shaders/format/${name}.wgsl`;
-    const halves = grads === 16 || state < 32 || (params === 16 && steps);
+    const halves = grads === 16 || state < 32 || (params === 16 && looks);
     return [
         own('lanes'),
-        ...(steps ? [own(`params${params}`)] : []),
-        ...(steps && params === 16 ? [format('params')] : []),
+        ...(looks ? [own(`params${params}`)] : []),
+        ...(looks && params === 16 ? [format('params')] : []),
         own(`grads${grads}`),
         own(`state${state}`),
         ...(state < 32 ? [format('planes')] : []),
