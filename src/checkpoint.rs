@@ -96,7 +96,7 @@ pub(crate) use write::{Outline, Source, Writer};
 
 use crate::chain::Chain;
 use crate::format::Formats;
-use crate::format::blocks::BLOCK;
+use crate::format::blocks::{BLOCK, check_scales};
 use crate::format::codes::Codes;
 use crate::rule::Rule;
 use crate::safetensors::Archive;
@@ -297,14 +297,12 @@ impl Checkpoint {
         let entry = &self.archive.entries()[entry];
         let mut block = 0;
         self.archive.read_each(entry, |chunk| {
-            for scale in chunk.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)) {
-                if !scale.is_finite() || scale.is_sign_negative() {
-                    let message =
-                        format!("{:?} is {scale:?} of block {block}, expected a finite number >= 0", entry.name);
-                    return Err(Error::Unsound { path: self.path().into(), message });
-                }
-                block += 1;
-            }
+            let scales = chunk.as_chunks().0;
+            check_scales(block, scales.iter().map(|bytes| f32::from_le_bytes(*bytes))).map_err(|error| {
+                let message = format!("{:?}: {error}", entry.name);
+                Error::Unsound { path: self.path().into(), message }
+            })?;
+            block += scales.len() as u64;
             Ok(())
         })
     }

@@ -65,7 +65,7 @@ pub use error::Error;
 #[doc(inline)]
 pub use map::Map;
 #[doc(inline)]
-pub use memory::{MemoryPlan, memory_plan, memory_plan_with};
+pub use memory::{MemoryPlan, memory_plan, memory_plan_together, memory_plan_with};
 #[doc(inline)]
 pub use rule::{Adam, AdamEpsilon, AdamW, AmsgradOver, Decay, RmsProp, RmsPropEpsilon, Rule};
 #[doc(inline)]

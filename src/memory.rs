@@ -9,6 +9,7 @@ use crate::format::Formats;
 use crate::format::noise::tensor_key;
 use crate::format::stored::Stored;
 use crate::plan::{Item, Kinds, Launch, Limits, Place, Placement, Run, Window, launches};
+use crate::roster::join;
 use crate::rule::{Rule, kept_slots, variant};
 use crate::watch::Watch;
 use arenas::Arenas;
@@ -122,9 +123,24 @@ pub fn memory_plan_with<R: Rule>(
     watch: impl Into<Watch>,
     limits: &Limits,
 ) -> Result<MemoryPlan, Error> {
+    memory_plan_together(groups, &[], chain, watch, limits)
+}
+
+/// [`memory_plan_with`] of groups of which some are clipped together: a group and another for each call of
+/// `Optimizer::clip_together`, in their order.
+///
+/// # Errors
+/// As [`memory_plan_with`]; [`Error::UnknownGroup`].
+pub fn memory_plan_together<R: Rule>(
+    groups: &[Planned<'_, R>],
+    together: &[(usize, usize)],
+    chain: &Chain,
+    watch: impl Into<Watch>,
+    limits: &Limits,
+) -> Result<MemoryPlan, Error> {
     let settings: Vec<R> = groups.iter().map(|(settings, ..)| settings.clone()).collect();
     settings.iter().try_for_each(Rule::check)?;
-    groups.iter().try_for_each(|(_, formats, _)| formats.check(R::SLOTS))?;
+    groups.iter().try_for_each(|(settings, formats, _)| formats.check_with(settings))?;
     chain.check()?;
     let members: Vec<(usize, &str, u64)> = (0..)
         .zip(groups)
@@ -139,7 +155,10 @@ pub fn memory_plan_with<R: Rule>(
     placement.extend(&items(&settings, &members, &stored, &places), limits, |tensor| {
         (places[tensor].0.span.buffer, places[tensor].0.span.offset)
     });
-    let shape = around::Shape::of(chain, &members.iter().map(|&(group, ..)| group).collect::<Vec<_>>());
+    let group_of: Vec<usize> = members.iter().map(|&(group, ..)| group).collect();
+    let mut scope_of: Vec<usize> = (0..groups.len()).collect();
+    together.iter().try_for_each(|&(group, with)| join(&mut scope_of, group, with))?;
+    let shape = around::Shape::of(chain, &group_of, &scope_of);
     let step = |places: &[(Place, Place)]| {
         let launches = launches(&placement, places, limits, |tensor| members[tensor].1.to_string())?;
         let dispatches = runs(&launches, &shape.class_of);

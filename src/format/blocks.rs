@@ -8,11 +8,21 @@
 //! map to within 2 ULP, and where two entries are equally near to within 1e-4 of their distance, either may be taken.
 //! The texts between marks stand in `shaders/format/blocks.wgsl`, too.
 //!
-//! A block whose scale is not finite is that scale throughout, whatever its codes. One whose scale is not a normal number
-//! (below 1.2e-38) is 0 throughout: a device need not have such numbers. WGSL promises nothing of a division by more
-//! than 2^126, and so a device may take a block of such a scale for 0.
+//! A block whose scale is not finite is that scale throughout, whatever its codes: a NaN in one gradient makes 256 elements
+//! NaN in the next step, as in torchao, where in `f32` it makes one. No code could say which of them it was, and to leave
+//! that element out, as bitsandbytes's Adam does, would hide it. A [`Scaler`](crate::Scaler) leaves out the whole step, and
+//! files with such a scale are refused ([`check_scales`]).
+//!
+//! A block whose scale is not a normal number (below 1.2e-38) is 0 throughout: a device need not have such numbers. WGSL
+//! promises nothing of a division by more than 2^126, and so a device may take a block of such a scale for 0. The least
+//! that a guarded second moment becomes, 3.25e-7 of the scale, is no normal number either below a scale of 3.6e-32, and 0
+//! on a device that flushes such numbers, which in `f32` would flush it, too. It is below 1.2e-38, so that its root is below
+//! 1.1e-19: beside an eps of 1e-8 that is nothing, and the update is `lr * m / eps` either way, where a first moment that
+//! goes with it is at most about 1e-18, so that it is 1e-10 of lr at most. Without any eps it is infinite, as it is in
+//! `f32` on such a device.
 
 use super::Q8Zero;
+use crate::Error;
 use crate::wgsl::{U32, abs, f32, min, select, u32};
 
 /// Elements of a block.
@@ -125,4 +135,15 @@ pub fn encode(map: Map, values: &[f32], codes: &mut [u8]) -> f32 {
 #[inline(always)]
 pub fn decode(map: Map, codes: &[u8], scale: f32, values: &mut [f32]) {
     values.iter_mut().zip(codes).for_each(|(x, code)| *x = map.decode(*code, scale));
+}
+
+/// Refuses scales, of blocks from number `first` on, that no block of finite numbers has.
+///
+/// # Errors
+/// [`Error::Scale`] with the first.
+pub fn check_scales(first: u64, scales: impl IntoIterator<Item = f32>) -> Result<(), Error> {
+    match (first..).zip(scales).find(|(_, scale)| !scale.is_finite() || scale.is_sign_negative()) {
+        Some((block, scale)) => Err(Error::Scale { block, scale }),
+        None => Ok(()),
+    }
 }

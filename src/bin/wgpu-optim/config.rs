@@ -149,7 +149,7 @@ impl ConfigFile {
             None => self.rest.format.clone(),
         };
         let place = own.as_ref().map_or("", |(place, _)| place);
-        format.check(R::SLOTS).map_err(|why| format!("{place}{why}"))?;
+        format.check(&steps[0]).map_err(|why| format!("{place}{why}"))?;
         Ok(Group { pattern: own.map(|(_, (pattern, _))| pattern.clone()), steps, format, schedule })
     }
 }
