@@ -3,8 +3,8 @@
 //! # Where to start
 //!
 //! For embedding: [`Optimizer`], [`Tensor`], [`Arena`], [`Group`], the settings [`Adam`], [`AdamW`] and [`RmsProp`],
-//! [`Schedule`], [`readback`] and [`memory_plan`]. Without a GPU: [`cpu::Optimizer`]. To save and go on: `checkpoint`. To
-//! check a device: [`verify`]. For a rule of your own: [`Rule`]. The modules [`plan`], [`envelope`], [`kernel`] and
+//! [`Schedule`], [`readback`] and [`memory_plan`]. Without a GPU: [`cpu::Optimizer`]. To save and go on: `checkpoint`.
+//! To check a device: [`verify`]. For a rule of your own: [`Rule`]. The modules [`plan`], [`envelope`], [`kernel`] and
 //! [`wgsl`] are what these are made of.
 #![cfg_attr(not(feature = "gpu"), allow(rustdoc::broken_intra_doc_links, reason = "what it tells of is switched off"))]
 #![forbid(unsafe_code)]

@@ -30,8 +30,8 @@ pub type Named = (&'static str, u64);
 /// A group to be planned: its settings, its formats, and the name and length in elements of each tensor.
 pub type Planned<'a, R> = (R, Formats, Vec<(&'a str, u64)>);
 
-/// Bytes of everything, for tensors in an arena for each pair of formats, in this order. For buffers of the caller's own,
-/// `state` is the same and `arena` and `grads` are theirs.
+/// Bytes of everything, for tensors in an arena for each pair of formats, in this order. For buffers of the caller's
+/// own, `state` is the same and `arena` and `grads` are theirs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MemoryPlan {
     /// Bytes of each page of parameters.
@@ -54,7 +54,8 @@ pub struct MemoryPlan {
     pub scalars: u64,
     /// What decides about a step on the device, where the chain has a clip by norm or a scaler: bytes of each buffer.
     pub decision: Vec<Named>,
-    /// What is watched: bytes of each buffer. `tables of updates` are like [`tables`](Self::tables), and labelled as they.
+    /// What is watched: bytes of each buffer. `tables of updates` are like [`tables`](Self::tables), and labelled as
+    /// they.
     pub watched: Vec<Named>,
     /// The most bytes that a transfer stages at once.
     pub staging: u64,
@@ -86,8 +87,9 @@ impl MemoryPlan {
     }
 }
 
-/// Plans groups of tensors, given as settings and (name, length in elements), with a chain around them and what is to be
-/// [watched](crate::Watch) of them, at a device's limits (`plan::Limits::from(&device.limits())`). Allocates nothing.
+/// Plans groups of tensors, given as settings and (name, length in elements), with a chain around them and what is to
+/// be [watched](crate::Watch) of them, at a device's limits (`plan::Limits::from(&device.limits())`). Allocates
+/// nothing.
 ///
 /// ```
 /// use wgpu_optim::plan::Limits;

@@ -95,8 +95,8 @@ pub trait Rule: Clone + Debug + PartialEq + Send + Sync + 'static {
         true
     }
 
-    /// Why the slot `Self::SLOTS[slot]` must lie in 32 bits with these settings, and what to do about it; nothing where it
-    /// may be rounded.
+    /// Why the slot `Self::SLOTS[slot]` must lie in 32 bits with these settings, and what to do about it; nothing where
+    /// it may be rounded.
     fn must_be_full(&self, _slot: usize) -> Option<&'static str> {
         None
     }

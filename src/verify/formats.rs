@@ -1,7 +1,7 @@
 //! Does this device read and write numbers of fewer bits? Every rule in every format, against the CPU's step.
 //!
-//! Both start each step from the same codes. Where both round the same number, they seldom write different codes, and then
-//! neighbours: a device's division may be some units off, and a rounding may lie between. More than that is wrong.
+//! Both start each step from the same codes. Where both round the same number, they seldom write different codes, and
+//! then neighbours: a device's division may be some units off, and a rounding may lie between. More than that is wrong.
 
 use std::collections::BTreeMap;
 

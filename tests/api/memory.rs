@@ -208,7 +208,8 @@ fn groups_that_are_clipped_together_take_one_norm_in_the_plan_too() {
     for (pairs, scopes) in [(&[][..], 100), (&all[..], 1), (&all[..97], 100)] {
         let Some(gpu) = gpu_with(|_| small()) else { return };
         hold_around(&gpu, &groups, pairs, &chain, Watch::from(0));
-        let planned: Vec<_> = groups.iter().map(|(rule, own)| (rule.clone(), Formats::default(), own.clone())).collect();
+        let planned: Vec<_> =
+            groups.iter().map(|(rule, own)| (rule.clone(), Formats::default(), own.clone())).collect();
         let plan = memory_plan_together(&planned, pairs, &chain, 0, &Limits::from(&gpu.device.limits())).unwrap();
         let of = |name: &str| plan.decision.iter().find(|(own, _)| *own == name).unwrap().1;
         assert_eq!((of("sums"), of("scopes")), (16 * scopes, 8 * scopes));

@@ -10,7 +10,8 @@ const MAX: f64 = 1e-2;
 
 /// Of another size in each, so that whose norm it is shows.
 fn grads() -> Vec<Vec<f32>> {
-    let of = |(size, (_, len)): (f32, (&str, usize))| (0..len).map(|i| size * (((i * 37) % 29) as f32 - 13.5)).collect();
+    let of =
+        |(size, (_, len)): (f32, (&str, usize))| (0..len).map(|i| size * (((i * 37) % 29) as f32 - 13.5)).collect();
     [3.0, 0.2, 10.0, 0.5, 0.01].into_iter().zip(TENSORS).map(of).collect()
 }
 

@@ -93,8 +93,9 @@ impl<R: Rule> Step<'_, R> {
     fn compare_blocks(&self, moves: &[Move], slot: &Slot, off: &mut Off) {
         let map = Map::new(slot.storage == Storage::Q8Unsigned, self.formats.q8_zero);
         for (number, (moves, &found)) in moves.chunks(BLOCK as usize).zip(&slot.scales).enumerate() {
-            let ends = [-1.0, 1.0].map(|sign| moves.iter().map(|own| own.end(sign).abs()).fold(0.0, f32::max));
-            off.count(slot.name, number, (ends[0].min(ends[1])..=ends[0].max(ends[1])).contains(&found), found, found);
+            // The largest of magnitudes, each of which may be more or less.
+            let largest = |sign: f32| moves.iter().map(|own| own.to.abs() + sign * own.within).fold(0.0, f32::max);
+            off.count("a scale", number, largest(-1.0) <= found && found <= largest(1.0), found, largest(0.0));
             for (i, own) in moves.iter().enumerate() {
                 let element = number * BLOCK as usize + i;
                 let least = if map.unsigned { 0.0 } else { f32::MIN };

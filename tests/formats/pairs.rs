@@ -94,9 +94,10 @@ fn one_code_beside_the_one_that_it_should_be_is_noticed() {
         change(&mut world);
         step.compare(&before[7], &world).wrong
     };
-    assert_eq!(wrong(&|_| ()), 0);
+    let off = step.compare(&before[7], &after[7]);
+    assert!(off.holds(), "{off:?}");
     // Every element by itself: none is so uncertain that its neighbour would do.
-    for element in (0..5000).filter(|element| element % 17 != 3).step_by(7) {
+    for element in (0..5000).step_by(7) {
         assert_eq!(wrong(&|world| world.params[element] ^= 1), 1, "parameter {element}");
         let up = |world: &mut World| world.slots[0].codes[element] = world.slots[0].codes[element].wrapping_add(1);
         assert_eq!(wrong(&up), 1, "exp_avg {element}");
@@ -104,7 +105,7 @@ fn one_code_beside_the_one_that_it_should_be_is_noticed() {
             world.slots[1].values[element] = f32::from_bits(world.slots[1].values[element].to_bits() + (1 << 16));
         };
         assert_eq!(wrong(&up), 1, "exp_avg_sq {element}");
-        assert_eq!(wrong(&|world| world.slots[2].values[element] *= 1.0001), 1, "max_exp_avg_sq {element}");
+        assert_eq!(wrong(&|world| world.slots[2].values[element] += 1e-8), 1, "max_exp_avg_sq {element}");
         assert_eq!(wrong(&|world| world.params[element] = 0x7fc0), 1, "a parameter that is no number");
     }
     assert!(wrong(&|world| world.slots[0].scales[19] *= 1.0001) > 0);

@@ -69,8 +69,8 @@ impl<'a, R: Rule> Check<'a, R> {
         }
     }
 
-    /// The slots of one tensor are those that its settings keep, each with the parameter's shape, and as its formats have
-    /// it.
+    /// The slots of one tensor are those that its settings keep, each with the parameter's shape, and as its formats
+    /// have it.
     pub fn slots(&mut self, name: &str, found: &BTreeSet<&str>) -> Result<()> {
         let group = self.config.group_of(name);
         let planes = self.planes(name);
