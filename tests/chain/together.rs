@@ -75,8 +75,11 @@ fn on_cpu(by: Step, pairs: &[(usize, usize)]) -> Vec<Vec<f32>> {
     TENSORS.map(|(name, _)| optimizer.state(name, "exp_avg").unwrap().to_vec()).into()
 }
 
+/// Calls of `clip_together`.
+type Pairs = &'static [(usize, usize)];
+
 /// Calls, and the sets that they make: none; two, one of them an earlier group with a later one; chains of them.
-const CASES: [(&[(usize, usize)], [usize; 5]); 4] = [
+const CASES: [(Pairs, [usize; 5]); 4] = [
     (&[], [0, 1, 2, 3, 4]),
     (&[(2, 0), (1, 4)], [0, 1, 0, 3, 1]),
     (&[(3, 1), (1, 0), (4, 2)], [0, 0, 2, 0, 2]),
