@@ -12,8 +12,9 @@ use crate::tensor::{BufferRange, Tensor};
 /// aligned, named range in each for every tensor.
 ///
 /// Ranges start at multiples of the device's binding alignment, so they can also be bound one by one. The
-/// padding between them belongs to the arena, and is stepped with the tensor before it. All of it starts as zeros; leave
-/// zeros in the gradients' padding where a [`Chain`](crate::Chain) measures gradients, since it is measured with them.
+/// padding between them belongs to the arena, and is stepped with the tensor before it. All of it starts as zeros;
+/// leave zeros in the gradients' padding where a [`Chain`](crate::Chain) measures gradients, since it is measured with
+/// them.
 #[derive(Debug)]
 pub struct Arena {
     pages: Vec<(wgpu::Buffer, wgpu::Buffer)>,
@@ -31,7 +32,8 @@ impl Arena {
         Self::with_formats(device, &Formats::default(), tensors)
     }
 
-    /// [`new`](Self::new), with parameters and gradients as these formats have them, which are those of the tensors' group.
+    /// [`new`](Self::new), with parameters and gradients as these formats have them, which are those of the tensors'
+    /// group.
     ///
     /// # Errors
     /// As [`new`](Self::new).

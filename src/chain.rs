@@ -20,8 +20,8 @@ const NAME: &str = "chain";
 
 /// The parts of the chain; the default has none of them, and costs nothing.
 ///
-/// With feature `serde` it is a table of tables, one for each part that is on. Keys that are not known are refused; ranges
-/// are for [`check`](Chain::check).
+/// With feature `serde` it is a table of tables, one for each part that is on. Keys that are not known are refused;
+/// ranges are for [`check`](Chain::check).
 ///
 /// ```toml
 /// accumulate = true      # zero_grads too; false by default
@@ -80,7 +80,8 @@ impl Chain {
         self.scaler.is_some() || self.clip.as_ref().is_some_and(|clip| clip.over != Over::Value)
     }
 
-    /// The norm that must be taken of gradients, and over what; where there is a scaler alone, to find what is not finite.
+    /// The norm that must be taken of gradients, and over what; where there is a scaler alone, to find what is not
+    /// finite.
     pub(crate) fn measured(&self) -> (Norm, Over) {
         let clip = self.clip.as_ref().filter(|clip| clip.over != Over::Value);
         clip.map_or((Norm::L2, Over::All), |clip| (clip.norm, clip.over))
@@ -190,7 +191,8 @@ words! {
         PyTorch = "pytorch",
         /// `max * min(1 / norm, 1 / max)`. Source: Keras 3.15, `optimizers/base_optimizer.py`.
         Keras = "keras",
-        /// `1` below `max`, else `max / norm`. Source: optax 0.2.8, `clip_by_global_norm`. In real numbers it is Keras's.
+        /// `1` below `max`, else `max / norm`. Source: optax 0.2.8, `clip_by_global_norm`. In real numbers it is
+        /// Keras's.
         Optax = "optax",
     }
 }
@@ -261,7 +263,8 @@ impl Clip {
 pub struct Scaler {
     /// The first scale, `> 0`.
     pub init_scale: f64,
-    /// What the scale is multiplied by after `growth_interval` clean steps, `>= 1`. A scale that would become infinite stays.
+    /// What the scale is multiplied by after `growth_interval` clean steps, `>= 1`. A scale that would become infinite
+    /// stays.
     pub growth_factor: f64,
     /// What the scale is multiplied by after a step that was skipped, in `(0, 1]`.
     pub backoff_factor: f64,
@@ -309,8 +312,8 @@ impl Clamp {
     }
 }
 
-/// A running average of the parameters: `ema = decay * ema + (1 - decay) * p` after each step, and `ema = p` after the first.
-/// Source: Keras 3.15, `optimizers/base_optimizer.py` (`use_ema`).
+/// A running average of the parameters: `ema = decay * ema + (1 - decay) * p` after each step, and `ema = p` after the
+/// first. Source: Keras 3.15, `optimizers/base_optimizer.py` (`use_ema`).
 ///
 /// Cost: 8 bytes an element.
 #[derive(Clone, Debug, PartialEq)]

@@ -21,10 +21,10 @@
 //!
 //! # The file
 //!
-//! One safetensors file. Its tensors are `state.NAME.SLOT` for each slot of each tensor, `params.NAME` if the parameters
-//! were asked for, and `extra.NAME` for what the caller adds. They are F32, or what the [formats](crate::format) of their
-//! group say: F16, BF16, or for 8 bits U8 with the codes, and beside it `scales.NAME.SLOT`, F32, one for each block of 256.
-//! Its `__metadata__` are JSON texts:
+//! One safetensors file. Its tensors are `state.NAME.SLOT` for each slot of each tensor, `params.NAME` if the
+//! parameters were asked for, and `extra.NAME` for what the caller adds. They are F32, or what the
+//! [formats](crate::format) of their group say: F16, BF16, or for 8 bits U8 with the codes, and beside it
+//! `scales.NAME.SLOT`, F32, one for each block of 256. Its `__metadata__` are JSON texts:
 //!
 //! | key | holds |
 //! |---|---|
@@ -40,7 +40,8 @@
 //! | `scaler` | with a scaler: `scale`, to the bit, `growth_tracker` and `skipped` |
 //! | `histories` | with a scaler: a number for each tensor; those that are stepped together have the same |
 //!
-//! The last four, and a group's schedule, may be absent, as in files that are older than they are: nothing of it was in use.
+//! The last four, and a group's schedule, may be absent, as in files that are older than they are: nothing of it was in
+//! use.
 //!
 //! It is written under another name beside its place, synced, and renamed: after a crash the old file or the new one is
 //! there whole. Both ways go in chunks, so that no slot lies in memory beside the optimizer's own.
@@ -49,18 +50,21 @@
 //!
 //! [`Checkpoint::open`] takes nothing that contradicts itself. `load` then holds the file against the optimizer, lists
 //! everything in which they disagree, and reads the file once for its checksums, all before the optimizer is touched.
-//! `load_partial` takes what fits, for a model or settings that were changed on purpose, and casts what [`Load::cast`] names.
+//! `load_partial` takes what fits, for a model or settings that were changed on purpose, and casts what [`Load::cast`]
+//! names.
 //!
-//! Going on is bit for bit what it would have been, also where numbers are rounded by chance: that depends on the seed, the
-//! names of tensors and how many steps there were. Scales of blocks that are not finite are refused: such a run has diverged.
+//! Going on is bit for bit what it would have been, also where numbers are rounded by chance: that depends on the seed,
+//! the names of tensors and how many steps there were. Scales of blocks that are not finite are refused: such a run has
+//! diverged.
 //!
 //! # PyTorch
 //!
 //! `save_pytorch` writes an optimizer's `state_dict()`, [`Checkpoint::open`] also opens one: a safetensors file of
-//! tensors `state.ID.SLOT` and `state.ID.step` whose metadata `param_groups` is the list of that name as JSON. IDs count
-//! the tensors of all groups in order, and only this order says which is which, as in PyTorch. `scripts/state_dict.py`
-//! turns such a file into a `state_dict()` and back. PyTorch keeps state in the type of the parameters: where these are of
-//! 16 bits, so is the state. A master, Kahan's compensation, codes of 8 bits and rounding by chance it does not have.
+//! tensors `state.ID.SLOT` and `state.ID.step` whose metadata `param_groups` is the list of that name as JSON. IDs
+//! count the tensors of all groups in order, and only this order says which is which, as in PyTorch.
+//! `scripts/state_dict.py` turns such a file into a `state_dict()` and back. PyTorch keeps state in the type of the
+//! parameters: where these are of 16 bits, so is the state. A master, Kahan's compensation, codes of 8 bits and
+//! rounding by chance it does not have.
 //!
 //! [`cpu::Optimizer`]: crate::cpu::Optimizer
 
@@ -96,7 +100,7 @@ pub(crate) use write::{Outline, Source, Writer};
 
 use crate::chain::Chain;
 use crate::format::Formats;
-use crate::format::blocks::BLOCK;
+use crate::format::blocks::{BLOCK, check_scales};
 use crate::format::codes::Codes;
 use crate::rule::Rule;
 use crate::safetensors::Archive;
@@ -135,8 +139,8 @@ pub struct Load<'a, P = bool> {
     ///
     /// Formats are never changed: they must be what they were.
     pub retune: bool,
-    /// What `load_partial` may cast to the optimizer's format, to the nearest: slots by name, and `params`. Anything else
-    /// that is in another format is refused, and `load` refuses all of it.
+    /// What `load_partial` may cast to the optimizer's format, to the nearest: slots by name, and `params`. Anything
+    /// else that is in another format is refused, and `load` refuses all of it.
     pub cast: &'a [&'a str],
 }
 
@@ -222,7 +226,8 @@ impl Checkpoint {
         }
     }
 
-    /// The chain that was saved, for an optimizer that is to be built like that one; the default in files that know of none.
+    /// The chain that was saved, for an optimizer that is to be built like that one; the default in files that know of
+    /// none.
     pub fn chain(&self) -> Chain {
         match &self.format {
             Format::Native(native) => native.running.chain.clone(),
@@ -238,8 +243,8 @@ impl Checkpoint {
         }
     }
 
-    /// How the numbers of each group that was saved lie in memory, the state told slot by slot; empty in files that know of
-    /// nothing but `f32`, and in those of PyTorch's, whose tensors tell it one by one.
+    /// How the numbers of each group that was saved lie in memory, the state told slot by slot; empty in files that
+    /// know of nothing but `f32`, and in those of PyTorch's, whose tensors tell it one by one.
     pub fn formats(&self) -> &[Formats] {
         match &self.format {
             Format::Native(native) => &native.formats,
@@ -247,8 +252,8 @@ impl Checkpoint {
         }
     }
 
-    /// The step count of a tensor that was saved; `None` where the file has none of this name, as a `state_dict()`, which
-    /// names no tensor.
+    /// The step count of a tensor that was saved; `None` where the file has none of this name, as a `state_dict()`,
+    /// which names no tensor.
     pub fn step_of(&self, name: &str) -> Option<u64> {
         match &self.format {
             Format::Native(native) => native.tensors.get(name).map(|saved| saved.step),
@@ -256,8 +261,8 @@ impl Checkpoint {
         }
     }
 
-    /// Every section of the caller's, to be looked at before anything is loaded, as which run it is of. What was read is
-    /// compared with its checksums by `load` and [`verify`](Self::verify) only.
+    /// Every section of the caller's, to be looked at before anything is loaded, as which run it is of. What was read
+    /// is compared with its checksums by `load` and [`verify`](Self::verify) only.
     ///
     /// # Errors
     /// [`Error::File`].
@@ -280,7 +285,8 @@ impl Checkpoint {
         groups.map(Ok).map_err(|message| Error::Unsound { path: self.path().into(), message })
     }
 
-    /// Reads the whole file and compares it with its checksums; scales of blocks must be finite. `load` does so by itself.
+    /// Reads the whole file and compares it with its checksums; scales of blocks must be finite. `load` does so by
+    /// itself.
     ///
     /// # Errors
     /// [`Error::Damaged`], [`Error::Unsound`], [`Error::File`].
@@ -297,14 +303,12 @@ impl Checkpoint {
         let entry = &self.archive.entries()[entry];
         let mut block = 0;
         self.archive.read_each(entry, |chunk| {
-            for scale in chunk.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)) {
-                if !scale.is_finite() || scale.is_sign_negative() {
-                    let message =
-                        format!("{:?} is {scale:?} of block {block}, expected a finite number >= 0", entry.name);
-                    return Err(Error::Unsound { path: self.path().into(), message });
-                }
-                block += 1;
-            }
+            let scales = chunk.as_chunks().0;
+            check_scales(block, scales.iter().map(|bytes| f32::from_le_bytes(*bytes))).map_err(|error| {
+                let message = format!("{:?}: {error}", entry.name);
+                Error::Unsound { path: self.path().into(), message }
+            })?;
+            block += scales.len() as u64;
             Ok(())
         })
     }

@@ -1,7 +1,7 @@
 //! Decisions on the device: the norm of the gradients, and what it makes of a step, with nothing read back.
 //!
-//! Two passes over the gradients' norm (`measure`, `gather`), then one workgroup (`control`) that writes each class's row of
-//! scalars, from which the step reads them as it would from the host's.
+//! Two passes over the gradients' norm (`measure`, `gather`), then one workgroup (`control`) that writes each class's
+//! row of scalars, from which the step reads them as it would from the host's.
 
 use crate::Error;
 use crate::format::stored::Stored;

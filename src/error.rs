@@ -36,6 +36,17 @@ pub enum Error {
     #[error("{what} of {name:?}: a slice in {found} was given, its group has {expected}")]
     Format { what: &'static str, name: String, found: &'static str, expected: &'static str },
 
+    /// A slot would be rounded that the rule, with these settings, cannot take rounded.
+    #[error("{rule}: {slot} cannot be kept in {format}: {why}")]
+    Rounded { rule: &'static str, slot: &'static str, format: &'static str, why: &'static str },
+
+    /// The scale of a block is no largest magnitude of numbers.
+    #[error(
+        "the scale of block {block} is {scale:?}, expected a finite number >= 0; what was not finite in one gradient has \
+         spread over 256 elements: go on from a file before it, with a scaler, which leaves such steps out"
+    )]
+    Scale { block: u64, scale: f32 },
+
     /// A slot is kept in fewer bits than were asked for.
     #[error("{slot} of {name:?} is kept in {format}, not in f32; read it decoded, with read_state")]
     Stored { slot: String, name: String, format: &'static str },

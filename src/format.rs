@@ -12,7 +12,7 @@ pub mod stored;
 use std::collections::BTreeMap;
 
 use crate::Error;
-use crate::rule::words;
+use crate::rule::{Rule, kept_slots, words};
 
 /// The name of formats in messages.
 const NAME: &str = "format";
@@ -222,6 +222,22 @@ impl Formats {
             Some(slot) => refuse("state", &format!("{slot:?}"), &format!("slots among {}", known.join(", "))),
             None => Ok(()),
         }
+    }
+
+    /// Refuses what does not go together, or not with a rule's settings. What all tensors are too short for counts, too.
+    ///
+    /// # Errors
+    /// As [`check`](Self::check); [`Error::Rounded`] for a slot that must lie in `f32`.
+    pub fn check_with<R: Rule>(&self, settings: &R) -> Result<(), Error> {
+        self.check(R::SLOTS)?;
+        kept_slots(settings).into_iter().try_for_each(|number| {
+            let slot = R::SLOTS[number];
+            let storage = self.storage(slot, true, u64::MAX);
+            match settings.must_be_full(number).filter(|_| storage != Storage::F32) {
+                Some(why) => Err(Error::Rounded { rule: R::NAME, slot, format: storage.word(), why }),
+                None => Ok(()),
+            }
+        })
     }
 
     /// How the state of a tensor of `len` elements lies: the rule's slots, given with whether they can be negative, those

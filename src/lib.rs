@@ -3,8 +3,8 @@
 //! # Where to start
 //!
 //! For embedding: [`Optimizer`], [`Tensor`], [`Arena`], [`Group`], the settings [`Adam`], [`AdamW`] and [`RmsProp`],
-//! [`Schedule`], [`readback`] and [`memory_plan`]. Without a GPU: [`cpu::Optimizer`]. To save and go on: `checkpoint`. To
-//! check a device: [`verify`]. For a rule of your own: [`Rule`]. The modules [`plan`], [`envelope`], [`kernel`] and
+//! [`Schedule`], [`readback`] and [`memory_plan`]. Without a GPU: [`cpu::Optimizer`]. To save and go on: `checkpoint`.
+//! To check a device: [`verify`]. For a rule of your own: [`Rule`]. The modules [`plan`], [`envelope`], [`kernel`] and
 //! [`wgsl`] are what these are made of.
 #![cfg_attr(not(feature = "gpu"), allow(rustdoc::broken_intra_doc_links, reason = "what it tells of is switched off"))]
 #![forbid(unsafe_code)]
@@ -65,7 +65,7 @@ pub use error::Error;
 #[doc(inline)]
 pub use map::Map;
 #[doc(inline)]
-pub use memory::{MemoryPlan, memory_plan, memory_plan_with};
+pub use memory::{MemoryPlan, memory_plan, memory_plan_together, memory_plan_with};
 #[doc(inline)]
 pub use rule::{Adam, AdamEpsilon, AdamW, AmsgradOver, Decay, RmsProp, RmsPropEpsilon, Rule};
 #[doc(inline)]

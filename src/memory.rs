@@ -9,6 +9,7 @@ use crate::format::Formats;
 use crate::format::noise::tensor_key;
 use crate::format::stored::Stored;
 use crate::plan::{Item, Kinds, Launch, Limits, Place, Placement, Run, Window, launches};
+use crate::roster::join;
 use crate::rule::{Rule, kept_slots, variant};
 use crate::watch::Watch;
 use arenas::Arenas;
@@ -29,8 +30,8 @@ pub type Named = (&'static str, u64);
 /// A group to be planned: its settings, its formats, and the name and length in elements of each tensor.
 pub type Planned<'a, R> = (R, Formats, Vec<(&'a str, u64)>);
 
-/// Bytes of everything, for tensors in an arena for each pair of formats, in this order. For buffers of the caller's own,
-/// `state` is the same and `arena` and `grads` are theirs.
+/// Bytes of everything, for tensors in an arena for each pair of formats, in this order. For buffers of the caller's
+/// own, `state` is the same and `arena` and `grads` are theirs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MemoryPlan {
     /// Bytes of each page of parameters.
@@ -53,7 +54,8 @@ pub struct MemoryPlan {
     pub scalars: u64,
     /// What decides about a step on the device, where the chain has a clip by norm or a scaler: bytes of each buffer.
     pub decision: Vec<Named>,
-    /// What is watched: bytes of each buffer. `tables of updates` are like [`tables`](Self::tables), and labelled as they.
+    /// What is watched: bytes of each buffer. `tables of updates` are like [`tables`](Self::tables), and labelled as
+    /// they.
     pub watched: Vec<Named>,
     /// The most bytes that a transfer stages at once.
     pub staging: u64,
@@ -85,8 +87,9 @@ impl MemoryPlan {
     }
 }
 
-/// Plans groups of tensors, given as settings and (name, length in elements), with a chain around them and what is to be
-/// [watched](crate::Watch) of them, at a device's limits (`plan::Limits::from(&device.limits())`). Allocates nothing.
+/// Plans groups of tensors, given as settings and (name, length in elements), with a chain around them and what is to
+/// be [watched](crate::Watch) of them, at a device's limits (`plan::Limits::from(&device.limits())`). Allocates
+/// nothing.
 ///
 /// ```
 /// use wgpu_optim::plan::Limits;
@@ -122,9 +125,24 @@ pub fn memory_plan_with<R: Rule>(
     watch: impl Into<Watch>,
     limits: &Limits,
 ) -> Result<MemoryPlan, Error> {
+    memory_plan_together(groups, &[], chain, watch, limits)
+}
+
+/// [`memory_plan_with`] of groups of which some are clipped together: a group and another for each call of
+/// `Optimizer::clip_together`, in their order.
+///
+/// # Errors
+/// As [`memory_plan_with`]; [`Error::UnknownGroup`].
+pub fn memory_plan_together<R: Rule>(
+    groups: &[Planned<'_, R>],
+    together: &[(usize, usize)],
+    chain: &Chain,
+    watch: impl Into<Watch>,
+    limits: &Limits,
+) -> Result<MemoryPlan, Error> {
     let settings: Vec<R> = groups.iter().map(|(settings, ..)| settings.clone()).collect();
     settings.iter().try_for_each(Rule::check)?;
-    groups.iter().try_for_each(|(_, formats, _)| formats.check(R::SLOTS))?;
+    groups.iter().try_for_each(|(settings, formats, _)| formats.check_with(settings))?;
     chain.check()?;
     let members: Vec<(usize, &str, u64)> = (0..)
         .zip(groups)
@@ -139,7 +157,10 @@ pub fn memory_plan_with<R: Rule>(
     placement.extend(&items(&settings, &members, &stored, &places), limits, |tensor| {
         (places[tensor].0.span.buffer, places[tensor].0.span.offset)
     });
-    let shape = around::Shape::of(chain, &members.iter().map(|&(group, ..)| group).collect::<Vec<_>>());
+    let group_of: Vec<usize> = members.iter().map(|&(group, ..)| group).collect();
+    let mut scope_of: Vec<usize> = (0..groups.len()).collect();
+    together.iter().try_for_each(|&(group, with)| join(&mut scope_of, group, with))?;
+    let shape = around::Shape::of(chain, &group_of, &scope_of);
     let step = |places: &[(Place, Place)]| {
         let launches = launches(&placement, places, limits, |tensor| members[tensor].1.to_string())?;
         let dispatches = runs(&launches, &shape.class_of);

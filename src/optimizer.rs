@@ -40,8 +40,8 @@ impl<R: Rule> Group<R> {
         Self { settings, formats: Formats::default(), tensors: tensors.into_iter().collect() }
     }
 
-    /// The same, with parameters, gradients and state in these formats: all `f32` where nothing is said. An element of 16
-    /// bits has 2 bytes, and ranges are multiples of that; the last word of a range must lie in its buffer whole.
+    /// The same, with parameters, gradients and state in these formats: all `f32` where nothing is said. An element of
+    /// 16 bits has 2 bytes, and ranges are multiples of that; the last word of a range must lie in its buffer whole.
     pub fn with_formats(self, formats: Formats) -> Self {
         Self { formats, ..self }
     }
@@ -245,8 +245,8 @@ impl<R: Rule> Optimizer<R> {
     /// and 1 set.
     ///
     /// # Errors
-    /// As [`record`](Self::record). Where steps are decided on the device, [`Error::Refused`] for the first step after many
-    /// tensors were added: their counts are copied then, which a pass cannot do.
+    /// As [`record`](Self::record). Where steps are decided on the device, [`Error::Refused`] for the first step after
+    /// many tensors were added: their counts are copied then, which a pass cannot do.
     pub fn record_in(&mut self, device: &wgpu::Device, pass: &mut wgpu::ComputePass<'_>) -> Result<(), Error> {
         if self.decided.as_ref().is_some_and(|decided| decided.memory.must_copy()) {
             return Err(Error::Refused {

@@ -164,7 +164,7 @@ impl<R: Rule> Roster<R> {
 
     pub fn add_group(&mut self, settings: R, formats: Formats) -> Result<usize, Error> {
         settings.check()?;
-        formats.check(R::SLOTS)?;
+        formats.check_with(&settings)?;
         self.formats.push(formats);
         self.together.push(self.groups.len());
         self.groups.push(settings.clone());
@@ -474,12 +474,7 @@ impl<R: Rule> Roster<R> {
 
     /// Takes the norm of a group's gradients over those of another, too.
     pub fn clip_together(&mut self, group: usize, with: usize) -> Result<(), Error> {
-        self.group(group)?;
-        self.group(with)?;
-        let with = self.together[with];
-        let own = self.together[group];
-        self.together.iter_mut().filter(|other| **other == own).for_each(|other| *other = with);
-        Ok(())
+        join(&mut self.together, group, with)
     }
 
     /// How many sets of gradients are clipped together.
@@ -534,6 +529,15 @@ impl<R: Rule> Roster<R> {
             self.class_of.push(row);
         }
     }
+}
+
+/// Has a group, and all that are clipped together with it, clipped together with another.
+pub(crate) fn join(together: &mut [usize], group: usize, with: usize) -> Result<(), Error> {
+    let groups = together.len();
+    let of = |group: usize| together.get(group).copied().ok_or(Error::UnknownGroup { group, groups });
+    let (own, with) = (of(group)?, of(with)?);
+    together.iter_mut().filter(|other| **other == own).for_each(|other| *other = with);
+    Ok(())
 }
 
 /// The settings of a step that so many others came before.

@@ -95,6 +95,12 @@ pub trait Rule: Clone + Debug + PartialEq + Send + Sync + 'static {
         true
     }
 
+    /// Why the slot `Self::SLOTS[slot]` must lie in 32 bits with these settings, and what to do about it; nothing where
+    /// it may be rounded.
+    fn must_be_full(&self, _slot: usize) -> Option<&'static str> {
+        None
+    }
+
     /// What the slot holds before the first step.
     fn initial(&self, _slot: usize) -> f64 {
         0.0

@@ -2,8 +2,8 @@
 //!
 //! A [`Schedule`] is plain data. [`Schedule::at`] answers for any step by a closed form and remembers nothing, so a
 //! run that goes on from step k needs nothing but k. Answers are PyTorch's, Keras's and optax's to 1e-12 of the value:
-//! `tests/schedules` replays 74 sequences that these frameworks gave in `f64`. ([`Cosine`] past its end is the exception
-//! that is told there.)
+//! `tests/schedules` replays 74 sequences that these frameworks gave in `f64`. ([`Cosine`] past its end is the
+//! exception that is told there.)
 //!
 //! ```
 //! use wgpu_optim::schedule::{Base, Cosine, Linear, Schedule};
@@ -287,7 +287,8 @@ fn periods(step: u64, period: u64, staircase: bool) -> f64 {
     if staircase { (step / period.max(1)) as f64 } else { step as f64 / period as f64 }
 }
 
-/// From 1 at 0 down to 0 at pi. The terms stand as PyTorch has them: near the end, where they cancel, its rounding shows.
+/// From 1 at 0 down to 0 at pi. The terms stand as PyTorch has them: near the end, where they cancel, its rounding
+/// shows.
 fn half_cosine(angle: f64) -> f64 {
     (1.0 + angle.cos()) / 2.0
 }

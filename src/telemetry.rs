@@ -7,8 +7,8 @@ use crate::Error;
 use crate::kernel::guarded;
 use crate::watch::{READING, REPORT};
 
-/// What became of a step. What nothing measured is `None`: gradients are measured where the chain has a clip by norm or a
-/// scaler, updates where they are [watched](crate::Watch).
+/// What became of a step. What nothing measured is `None`: gradients are measured where the chain has a clip by norm or
+/// a scaler, updates where they are [watched](crate::Watch).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Telemetry {
     /// The number of the step among those recorded, the first being 0.
@@ -153,8 +153,8 @@ impl Ring {
         Ok(Self { free, ..Self::default() })
     }
 
-    /// Has what is told of the step that was just recorded read once the encoder is submitted and done: the report of what
-    /// decided it, and the sums of its update.
+    /// Has what is told of the step that was just recorded read once the encoder is submitted and done: the report of
+    /// what decided it, and the sums of its update.
     pub fn follow(
         &mut self,
         encoder: &mut wgpu::CommandEncoder,

@@ -1,7 +1,8 @@
 //! What a step moves parameters by, measured by the step itself where that is watched.
 //!
-//! The dispatches are of another plan than those of a step that nobody watches: padding, which a quad may reach over, is
-//! nobody's parameter, so tensors end where they end. Then one dispatch (`gather`) makes the parts of all workgroups one.
+//! The dispatches are of another plan than those of a step that nobody watches: padding, which a quad may reach over,
+//! is nobody's parameter, so tensors end where they end. Then one dispatch (`gather`) makes the parts of all workgroups
+//! one.
 
 use crate::Error;
 use crate::control::{check_binding, row, storage};

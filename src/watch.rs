@@ -14,10 +14,10 @@ pub(crate) const READING: u64 = REPORT + MOVED;
 pub struct Watch {
     /// Readings that are under way at once, at most; 0 watches nothing. A step that finds none free is not told of.
     pub depth: usize,
-    /// Whether the update is measured: its norm and its largest element. Cost: a step of two dispatches where tensors do not
-    /// end at 16 bytes, also in an arena, since no padding is measured; 16 bytes written for each 1024 elements; one
-    /// dispatch more. Parameters and state get the same bits, but where a compiler fuses the two kernels' arithmetic
-    /// differently, which WGSL lets it.
+    /// Whether the update is measured: its norm and its largest element. Cost: a step of two dispatches where tensors
+    /// do not end at 16 bytes, also in an arena, since no padding is measured; 16 bytes written for each 1024 elements;
+    /// one dispatch more. Parameters and state get the same bits, but where a compiler fuses the two kernels'
+    /// arithmetic differently, which WGSL lets it.
     pub updates: bool,
 }
 
@@ -27,8 +27,8 @@ impl From<usize> for Watch {
     }
 }
 
-/// What a step moved parameters by: `p' - p` of each element that was stepped, as they lie in memory before and after it.
-/// All zeros where the step was skipped; infinite where `p' - p` of an element is not finite.
+/// What a step moved parameters by: `p' - p` of each element that was stepped, as they lie in memory before and after
+/// it. All zeros where the step was skipped; infinite where `p' - p` of an element is not finite.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Update {
     /// The root of the sum of squares, over all elements of all tensors.
@@ -37,7 +37,8 @@ pub struct Update {
     pub largest: f64,
 }
 
-/// Elements that are summed up as one, always the same ones, so that a norm has the same bits at every number of threads.
+/// Elements that are summed up as one, always the same ones, so that a norm has the same bits at every number of
+/// threads.
 pub(crate) const CHUNK: usize = 1 << 16;
 
 /// Part of an update.

@@ -101,8 +101,8 @@ impl Control {
         Ok(())
     }
 
-    /// The same under another interval: where it became shorter than the tracker has come, the next clean step is the one
-    /// that grows, as it was before.
+    /// The same under another interval: where it became shorter than the tracker has come, the next clean step is the
+    /// one that grows, as it was before.
     pub fn within(self, chain: &Chain) -> Self {
         let last = chain.scaler.as_ref().map_or(u32::MAX, |scaler| scaler.growth_interval.saturating_sub(1));
         Self { growth_tracker: self.growth_tracker.min(last), ..self }

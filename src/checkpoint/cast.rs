@@ -1,4 +1,5 @@
-//! Arrays that a file does not hold as an optimizer has them: what is cast from another format, and what a rule starts from.
+//! Arrays that a file does not hold as an optimizer has them: what is cast from another format, and what a rule starts
+//! from.
 
 use crate::format::blocks::BLOCK;
 use crate::format::codes::Codes;
@@ -19,8 +20,8 @@ pub(crate) struct Array {
 }
 
 impl Array {
-    /// Fills `bytes`, those from byte `start` on, which are whole elements or scales. `numbers` fills a slice with those from
-    /// an element on, at the start of a block.
+    /// Fills `bytes`, those from byte `start` on, which are whole elements or scales. `numbers` fills a slice with
+    /// those from an element on, at the start of a block.
     pub fn fill<E>(
         &self,
         start: u64,

@@ -15,15 +15,15 @@ type Slices<'a, 'b> = &'a mut [&'b mut [f32]];
 type FormattedSlices<'a, 'b> = &'a mut [SliceMut<'b>];
 
 impl<R: Rule> Optimizer<R, f32> {
-    /// Writes the state to a file, with the parameters if there are slices of them: one for each tensor, in the order in
-    /// which they were added. Needs the feature `checkpoint`.
+    /// Writes the state to a file, with the parameters if there are slices of them: one for each tensor, in the order
+    /// in which they were added. Needs the feature `checkpoint`.
     ///
-    /// The file takes its name once it is on the disk whole; what a link at `path` leads to is replaced. Memory: some MiB,
-    /// whatever the state.
+    /// The file takes its name once it is on the disk whole; what a link at `path` leads to is replaced. Memory: some
+    /// MiB, whatever the state.
     ///
     /// # Errors
-    /// [`Error::Output`], [`Error::Unstorable`], [`Error::Optimizer`] for slices that are not the tensors', [`Error::File`]
-    /// for more names than the format takes.
+    /// [`Error::Output`], [`Error::Unstorable`], [`Error::Optimizer`] for slices that are not the tensors',
+    /// [`Error::File`] for more names than the format takes.
     pub fn save(&self, path: impl AsRef<Path>, save: &Save<Option<&[&[f32]]>>) -> Result<(), Error> {
         let params = save.params.map(|params| params.iter().map(|params| Slice::Full(params)).collect::<Vec<_>>());
         self.save_as(path.as_ref(), params.as_deref(), &save.extras)
@@ -76,15 +76,17 @@ impl<R: Rule> Optimizer<R, f32> {
         self.load_as(checkpoint, load, false)
     }
 
-    /// [`load`](Self::load) for what was changed on purpose: takes what is in both the file and the optimizer, and tells
-    /// what is in one of them only. Settings, and what is frozen, stay the optimizer's. State of another rule is ignored.
+    /// [`load`](Self::load) for what was changed on purpose: takes what is in both the file and the optimizer, and
+    /// tells what is in one of them only. Settings, and what is frozen, stay the optimizer's. State of another rule is
+    /// ignored.
     ///
-    /// What is in another format is cast where [`Load::cast`] names it. Where parameters are loaded and `master_param` or
-    /// `kahan_comp` is not in the file, that starts afresh from them; a master from what they were before they were cast.
+    /// What is in another format is cast where [`Load::cast`] names it. Where parameters are loaded and `master_param`
+    /// or `kahan_comp` is not in the file, that starts afresh from them; a master from what they were before they were
+    /// cast.
     ///
     /// # Errors
-    /// As [`load`](Self::load); of disagreements only lengths, formats that may not be cast, and in a file of PyTorch's the
-    /// number of tensors.
+    /// As [`load`](Self::load); of disagreements only lengths, formats that may not be cast, and in a file of PyTorch's
+    /// the number of tensors.
     pub fn load_partial(
         &mut self,
         checkpoint: &Checkpoint,
@@ -93,7 +95,8 @@ impl<R: Rule> Optimizer<R, f32> {
         self.load_full(checkpoint, load, true)
     }
 
-    /// [`load_partial`](Self::load_partial), of parameters in the formats of their groups. Needs the feature `checkpoint`.
+    /// [`load_partial`](Self::load_partial), of parameters in the formats of their groups. Needs the feature
+    /// `checkpoint`.
     ///
     /// # Errors
     /// As [`load_partial`](Self::load_partial).

@@ -11,7 +11,8 @@ use crate::{output, safetensors};
 #[allow(missing_docs, reason = "the fields are what the message says of them")]
 pub enum Error {
     /// The file cannot be read, or is no sound safetensors file. Where it could not be read to its end although that
-    /// had just been done (a disk that fails, a file that somebody changes in place), part of the state has been loaded.
+    /// had just been done (a disk that fails, a file that somebody changes in place), part of the state has been
+    /// loaded.
     #[error(transparent)]
     File(#[from] safetensors::Error),
 

@@ -1,5 +1,5 @@
-//! A file held against an optimizer, before anything is touched: what disagrees, what is to be moved, and what becomes of
-//! everything else.
+//! A file held against an optimizer, before anything is touched: what disagrees, what is to be moved, and what becomes
+//! of everything else.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};

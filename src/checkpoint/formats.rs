@@ -89,8 +89,8 @@ fn told(formats: &Formats, slots: &[&str]) -> Vec<(String, String)> {
     pairs
 }
 
-/// The formats in which a group of a file differs from one of an optimizer that keeps these slots. What only one of them
-/// has hangs on another that differs.
+/// The formats in which a group of a file differs from one of an optimizer that keeps these slots. What only one of
+/// them has hangs on another that differs.
 pub(super) fn changes(group: usize, file: &Formats, optimizer: &Formats, slots: &[&str]) -> Vec<Disagreement> {
     let known = |slot: &&&str| file.slots.is_empty() || file.slots.contains_key(**slot);
     let theirs = told(file, &slots.iter().filter(known).copied().collect::<Vec<_>>());

@@ -1,4 +1,5 @@
-//! What a loop is in the middle of, beside the state of its tensors: the chain, the scaler's memory, where schedules are.
+//! What a loop is in the middle of, beside the state of its tensors: the chain, the scaler's memory, where schedules
+//! are.
 //!
 //! A file that is older than these says nothing of them: nothing was in use.
 
@@ -115,7 +116,8 @@ pub(super) fn metadata<R: Rule>(roster: &Roster<R>, control: &Control) -> Result
     Ok(pairs)
 }
 
-/// The settings in which two chains differ. Whether gradients are zeroed is left out: no step computes anything else by it.
+/// The settings in which two chains differ. Whether gradients are zeroed is left out: no step computes anything else by
+/// it.
 pub(super) fn changes(file: &Chain, optimizer: &Chain) -> Vec<Disagreement> {
     let of = |chain: &Chain| settings(&json!(Chain { zero_grads: false, ..chain.clone() }));
     let (theirs, ours) = (of(file), of(optimizer));

@@ -1,18 +1,29 @@
 //! Numbers of 8 bits, by blocks of 256 elements with one scale each, the largest magnitude among them.
 //!
-//! The code of `x / scale` is that of the nearest entry of the dynamic map of bitsandbytes (`create_dynamic_map`; torchao
-//! has the same): the magnitudes of a decade are the middles of equal parts of it, and each decade has twice as many parts
-//! as the one below. Code 0 of an unsigned map, and code 127 of a signed one, is exactly 0; the last is the scale, and a
-//! signed map has no `-scale`. Entries are numbered from the bottom: the `k`th magnitude lies in the decade that is the
-//! place of the leading bit of `k`, and the bits below say where, so that no table is looked up. That is the published
-//! map to within 2 ULP, and where two entries are equally near to within 1e-4 of their distance, either may be taken.
-//! The texts between marks stand in `shaders/format/blocks.wgsl`, too.
+//! The code of `x / scale` is that of the nearest entry of the dynamic map of bitsandbytes (`create_dynamic_map`;
+//! torchao has the same): the magnitudes of a decade are the middles of equal parts of it, and each decade has twice as
+//! many parts as the one below. Code 0 of an unsigned map, and code 127 of a signed one, is exactly 0; the last is the
+//! scale, and a signed map has no `-scale`. Entries are numbered from the bottom: the `k`th magnitude lies in the
+//! decade that is the place of the leading bit of `k`, and the bits below say where, so that no table is looked up.
+//! That is the published map to within 2 ULP, and where two entries are equally near to within 1e-4 of their distance,
+//! either may be taken. The texts between marks stand in `shaders/format/blocks.wgsl`, too.
 //!
-//! A block whose scale is not finite is that scale throughout, whatever its codes. One whose scale is not a normal number
-//! (below 1.2e-38) is 0 throughout: a device need not have such numbers. WGSL promises nothing of a division by more
-//! than 2^126, and so a device may take a block of such a scale for 0.
+//! A block whose scale is not finite is that scale throughout, whatever its codes: a NaN in one gradient makes 256
+//! elements NaN in the next step, as in torchao, where in `f32` it makes one. No code could say which of them it was,
+//! and to leave that element out, as bitsandbytes's Adam does, would hide it. A [`Scaler`](crate::Scaler) leaves out
+//! the whole step, and files with such a scale are refused ([`check_scales`]).
+//!
+//! A block whose scale is not a normal number (below 1.2e-38) is 0 throughout: a device need not have such numbers.
+//! WGSL promises nothing of a division by more than 2^126, and so a device may take a block of such a scale for 0.
+//!
+//! Below a scale of 3.6e-32 the least that a guarded second moment becomes, 3.25e-7 of the scale, is no normal number
+//! either, and a device that flushes such numbers reads 0, as it does where state is `f32`. That changes no update that
+//! has an eps: a root below 1.1e-19 is nothing beside 1e-8, and the step is `lr * m / (bc1 * eps)` with or without it.
+//! A first moment that goes with so small a second one is at most 4e-18 of its correction, so such a step is below 1e-9
+//! of lr. Where eps is 0 it is infinite on such a device, again as in `f32`.
 
 use super::Q8Zero;
+use crate::Error;
 use crate::wgsl::{U32, abs, f32, min, select, u32};
 
 /// Elements of a block.
@@ -125,4 +136,15 @@ pub fn encode(map: Map, values: &[f32], codes: &mut [u8]) -> f32 {
 #[inline(always)]
 pub fn decode(map: Map, codes: &[u8], scale: f32, values: &mut [f32]) {
     values.iter_mut().zip(codes).for_each(|(x, code)| *x = map.decode(*code, scale));
+}
+
+/// Refuses scales, of blocks from number `first` on, that no block of finite numbers has.
+///
+/// # Errors
+/// [`Error::Scale`] with the first.
+pub fn check_scales(first: u64, scales: impl IntoIterator<Item = f32>) -> Result<(), Error> {
+    match (first..).zip(scales).find(|(_, scale)| !scale.is_finite() || scale.is_sign_negative()) {
+        Some((block, scale)) => Err(Error::Scale { block, scale }),
+        None => Ok(()),
+    }
 }

@@ -1,9 +1,9 @@
 //! Numbers of 16 bits, by integer arithmetic: nothing is left to what a device makes of rounding, of subnormals or of
 //! NaN, and there is nothing that a compiler could take out.
 //!
-//! The texts between marks stand in `shaders/format/halves.wgsl`, too. A number of 16 bits is the low half of a word. What is
-//! finite and beyond the largest number goes to that number or to infinity, as to two neighbours; in IEEE's rounding to
-//! the nearest, and so by chance.
+//! The texts between marks stand in `shaders/format/halves.wgsl`, too. A number of 16 bits is the low half of a word.
+//! What is finite and beyond the largest number goes to that number or to infinity, as to two neighbours; in IEEE's
+//! rounding to the nearest, and so by chance.
 
 use super::Rounding;
 use crate::wgsl::{U32, f32, min, select};
@@ -15,7 +15,8 @@ const SIGN: U32 = U32(0x8000_0000);
 const MAGNITUDE: U32 = U32(0x7fff_ffff);
 const INFINITY: U32 = U32(0x7f80_0000);
 
-/// The bits of an `f32` as bf16, rounded to the nearest, or, where `chance` is set, up by chance: `noise` is any 32 bits.
+/// The bits of an `f32` as bf16, rounded to the nearest, or, where `chance` is set, up by chance: `noise` is any 32
+/// bits.
 #[inline(always)]
 pub fn to_bf16(x: U32, noise: U32, chance: bool) -> U32 {
     const LOW_HALF: U32 = U32(0x7fff);

@@ -6,8 +6,8 @@
 
 use crate::wgsl::U32;
 
-/// 32 bits, each of which depends on each of `x`: a bijection of two multiplications. Source of the constants: C. Wellons,
-/// "Prospecting for hash functions", 2018 (`lowbias32`).
+/// 32 bits, each of which depends on each of `x`: a bijection of two multiplications. Source of the constants: C.
+/// Wellons, "Prospecting for hash functions", 2018 (`lowbias32`).
 #[inline(always)]
 pub fn mixed(x: U32) -> U32 {
     const FIFTEEN: U32 = U32(15);
@@ -33,7 +33,8 @@ pub fn tensor_key(name: &str) -> u32 {
     name.bytes().fold(name.len() as u32, |key, byte| mixed(U32(key ^ u32::from(byte)) + U32(1)).0)
 }
 
-/// The word of what is rounded of a tensor in a step: `what` is 0 for parameters, and one more than its plane for a slot.
+/// The word of what is rounded of a tensor in a step: `what` is 0 for parameters, and one more than its plane for a
+/// slot.
 #[inline(always)]
 pub fn stream(step: U32, tensor: U32, what: U32) -> U32 {
     // <stream>

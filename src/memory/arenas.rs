@@ -44,8 +44,8 @@ impl Arenas {
         Ok(arenas)
     }
 
-    /// The places of a tensor of an arena whose pages come behind those that are there: a page is a buffer of parameters
-    /// and one of gradients.
+    /// The places of a tensor of an arena whose pages come behind those that are there: a page is a buffer of
+    /// parameters and one of gradients.
     fn places_in(&self, layouts: &[ArenaLayout; 2], of: (Format, Format), tensor: usize) -> (Place, Place) {
         let place = |role: usize, format: Format| {
             let (span, room) = (layouts[role].spans[tensor], layouts[role].rooms[tensor]);

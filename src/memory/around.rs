@@ -23,14 +23,14 @@ pub(super) struct Shape {
 }
 
 impl Shape {
-    /// That of a first step, of tensors in these groups.
-    pub fn of(chain: &Chain, group_of: &[usize]) -> Self {
+    /// That of a first step, of tensors in these groups, each of which is clipped together with one.
+    pub fn of(chain: &Chain, group_of: &[usize], together: &[usize]) -> Self {
         let over = chain.measured().1;
         let apart = chain.measures() && over == Over::Tensor;
         let class = |(tensor, &group): (usize, &usize)| if apart { tensor } else { group } as u32;
         let scopes = match over {
             Over::Tensor => group_of.len(),
-            Over::Group => group_of.iter().max().map_or(0, |group| group + 1),
+            Over::Group => group_of.iter().map(|&group| together[group] + 1).max().unwrap_or(0),
             Over::All | Over::Value => group_of.len().min(1),
         };
         let class_of = group_of.iter().enumerate().map(class).collect();

@@ -19,9 +19,8 @@ impl<R: Rule> Optimizer<R> {
         Ok(self.roster.slots(self.roster.find(name)?))
     }
 
-    /// Where a slot of a tensor lies on the device, as its [`storage`](Self::storage) says, in order: one range, or more for
-    /// a tensor that was split.
-    /// The buffers have usages `STORAGE`, `COPY_SRC` and `COPY_DST`.
+    /// Where a slot of a tensor lies on the device, as its [`storage`](Self::storage) says, in order: one range, or
+    /// more for a tensor that was split. The buffers have usages `STORAGE`, `COPY_SRC` and `COPY_DST`.
     ///
     /// # Errors
     /// [`Error::UnknownName`], [`Error::UnknownSlot`].
@@ -30,8 +29,8 @@ impl<R: Rule> Optimizer<R> {
         Ok(self.plane_ranges(tensor, self.roster.plane(tensor, slot)?))
     }
 
-    /// Where the scales of a slot's blocks lie, in order, an `f32` for each 256 elements of each of its ranges: nothing for
-    /// a slot that is not kept in 8 bits.
+    /// Where the scales of a slot's blocks lie, in order, an `f32` for each 256 elements of each of its ranges: nothing
+    /// for a slot that is not kept in 8 bits.
     ///
     /// # Errors
     /// As [`state_ranges`](Self::state_ranges).
@@ -73,7 +72,8 @@ impl<R: Rule> Optimizer<R> {
         self.state.ranges(tensor, plane)
     }
 
-    /// Reads a slot of a tensor back, as numbers of `f32` whatever it lies in, as the steps that are submitted left it; those only recorded are not in it.
+    /// Reads a slot of a tensor back, as numbers of `f32` whatever it lies in, as the steps that are submitted left it;
+    /// those only recorded are not in it.
     ///
     /// # Errors
     /// [`Error::UnknownName`], [`Error::UnknownSlot`], or as [`readback::download`].
@@ -97,7 +97,8 @@ impl<R: Rule> Optimizer<R> {
         Ok(values)
     }
 
-    /// Writes a slot of a tensor, to the nearest where it lies in fewer bits, ahead of all that is submitted after this call.
+    /// Writes a slot of a tensor, to the nearest where it lies in fewer bits, ahead of all that is submitted after this
+    /// call.
     ///
     /// # Errors
     /// [`Error::UnknownName`], [`Error::UnknownSlot`], [`Error::Length`], or as [`readback::upload`].
@@ -129,8 +130,8 @@ impl<R: Rule> Optimizer<R> {
         Ok(())
     }
 
-    /// How many steps each tensor has taken, in the order in which they were added, as those that are submitted left them.
-    /// Without a scaler this is [`step_of`](Self::step_of); with one, steps that were left out are not in it.
+    /// How many steps each tensor has taken, in the order in which they were added, as those that are submitted left
+    /// them. Without a scaler this is [`step_of`](Self::step_of); with one, steps that were left out are not in it.
     ///
     /// # Errors
     /// As [`readback::download`].

@@ -20,8 +20,8 @@ impl<R: Rule> Optimizer<R> {
     /// Gives the chain other numbers from the next recorded step on.
     ///
     /// # Errors
-    /// [`Error::Setting`], [`Error::Chain`] for what would need other state, [`Error::Overlap`] where gradients would be
-    /// zeroed that tensors share.
+    /// [`Error::Setting`], [`Error::Chain`] for what would need other state, [`Error::Overlap`] where gradients would
+    /// be zeroed that tensors share.
     pub fn retune_chain(&mut self, chain: Chain) -> Result<(), Error> {
         self.places(&self.tensors.clone(), &self.roster.clone(), chain.zero_grads)?;
         self.roster.retune_chain(chain)?;
@@ -40,17 +40,17 @@ impl<R: Rule> Optimizer<R> {
         Ok(())
     }
 
-    /// From now on, has what became of each step that is recorded into an encoder read back when it is done. Nothing ever
-    /// waits: a step that finds no reading free is not told of. What was watched before, and has not been asked for, is let
-    /// go; `watch(device, 0)` ends it.
+    /// From now on, has what became of each step that is recorded into an encoder read back when it is done. Nothing
+    /// ever waits: a step that finds no reading free is not told of. What was watched before, and has not been asked
+    /// for, is let go; `watch(device, 0)` ends it.
     ///
-    /// Cost: a copy of 48 bytes a step; for updates see [`Watch::updates`]. Steps of [`record_in`](Self::record_in) are not
-    /// watched, and cost nothing.
+    /// Cost: a copy of 48 bytes a step; for updates see [`Watch::updates`]. Steps of [`record_in`](Self::record_in) are
+    /// not watched, and cost nothing.
     ///
     /// # Errors
-    /// [`Error::Refused`] where neither updates are watched nor anything is decided on the device, so that there is nothing to
-    /// tell; [`Error::Limits`] where the device grants fewer bindings than updates need; [`Error::OutOfMemory`]. What was
-    /// watched before still is then.
+    /// [`Error::Refused`] where neither updates are watched nor anything is decided on the device, so that there is
+    /// nothing to tell; [`Error::Limits`] where the device grants fewer bindings than updates need;
+    /// [`Error::OutOfMemory`]. What was watched before still is then.
     pub fn watch(&mut self, device: &wgpu::Device, watch: impl Into<Watch>) -> Result<(), Error> {
         self.kernels.check_device(device)?;
         let Watch { depth, updates } = watch.into();
@@ -72,9 +72,9 @@ impl<R: Rule> Optimizer<R> {
     }
 
     /// What has become of steps since it was last asked, oldest first. Readings come when the device is polled, as a
-    /// submit does. With feature `tracing`, each is also an event of target `wgpu_optim` with the fields of [`Telemetry`]:
-    /// of level `debug`, or `info` for a step that was skipped, or `warn` for one that was taken although a number in it is
-    /// not finite.
+    /// submit does. With feature `tracing`, each is also an event of target `wgpu_optim` with the fields of
+    /// [`Telemetry`]: of level `debug`, or `info` for a step that was skipped, or `warn` for one that was taken
+    /// although a number in it is not finite.
     pub fn telemetry(&mut self) -> Vec<Telemetry> {
         self.ring.take()
     }
@@ -110,19 +110,20 @@ impl<R: Rule> Optimizer<R> {
         Ok(())
     }
 
-    /// Where the scale of the loss lies: 4 bytes, one `f32`, at the start of a buffer with usages `STORAGE` and `UNIFORM`, for
-    /// the kernel that computes the loss. Nothing without a scaler.
+    /// Where the scale of the loss lies: 4 bytes, one `f32`, at the start of a buffer with usages `STORAGE` and
+    /// `UNIFORM`, for the kernel that computes the loss. Nothing without a scaler.
     pub fn scale(&self) -> Option<&wgpu::Buffer> {
         let scaled = self.roster.chain().scaler.is_some();
         self.decided.as_ref().filter(|_| scaled).map(|decided| &decided.memory.scaler)
     }
 
-    /// Has a group's lr, and what the schedule cycles besides, follow a schedule from the next recorded step on; nothing ends
-    /// it. It is evaluated on the host, in `f64`, for each recorded step: at [`recorded`](Self::recorded), so steps that
-    /// a scaler leaves out count, as they do for PyTorch's `scheduler.step()`.
+    /// Has a group's lr, and what the schedule cycles besides, follow a schedule from the next recorded step on;
+    /// nothing ends it. It is evaluated on the host, in `f64`, for each recorded step: at [`recorded`](Self::recorded),
+    /// so steps that a scaler leaves out count, as they do for PyTorch's `scheduler.step()`.
     ///
     /// # Errors
-    /// [`Error::UnknownGroup`], [`Error::Schedule`], [`Error::Structure`] where it cycles a momentum that the group has not.
+    /// [`Error::UnknownGroup`], [`Error::Schedule`], [`Error::Structure`] where it cycles a momentum that the group has
+    /// not.
     pub fn set_schedule(&mut self, group: usize, schedule: Option<Schedule>) -> Result<(), Error> {
         self.roster.set_schedule(group, schedule)
     }

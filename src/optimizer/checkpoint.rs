@@ -17,13 +17,13 @@ impl<R: Rule> Optimizer<R> {
     /// Writes the state to a file, with the parameters if asked for, as the steps that are submitted left them: submit
     /// before you save, since step counts are those of the recorded ones. Needs the feature `checkpoint`.
     ///
-    /// The file takes its name once it is on the disk whole; what a link at `path` leads to is replaced. Memory: some MiB
-    /// of the host's beside [`MemoryPlan::staging`](crate::MemoryPlan), whatever the state. Parameters need usage
+    /// The file takes its name once it is on the disk whole; what a link at `path` leads to is replaced. Memory: some
+    /// MiB of the host's beside [`MemoryPlan::staging`](crate::MemoryPlan), whatever the state. Parameters need usage
     /// `COPY_SRC`. Writing to the disk blocks; only the device is waited for as a future.
     ///
     /// # Errors
-    /// [`Error::Output`], [`Error::Unstorable`], [`Error::Optimizer`] for what the device refuses, [`Error::File`] for more
-    /// names than the format takes.
+    /// [`Error::Output`], [`Error::Unstorable`], [`Error::Optimizer`] for what the device refuses, [`Error::File`] for
+    /// more names than the format takes.
     pub async fn save(
         &self,
         device: &wgpu::Device,
@@ -59,8 +59,9 @@ impl<R: Rule> Optimizer<R> {
     /// Takes the state, the step counts and what is frozen from a file that fits in everything, and the parameters and
     /// settings if asked for, ahead of all that is submitted after this call. Needs the feature `checkpoint`.
     ///
-    /// The file is read twice: for its checksums before anything is touched, then in chunks to the device. Parameters need
-    /// usage `COPY_DST`, and `COPY_SRC` where they are not whole words: what shares a word with them stays. Reading from the disk blocks; only the device is waited for as a future.
+    /// The file is read twice: for its checksums before anything is touched, then in chunks to the device. Parameters
+    /// need usage `COPY_DST`, and `COPY_SRC` where they are not whole words: what shares a word with them stays.
+    /// Reading from the disk blocks; only the device is waited for as a future.
     ///
     /// # Errors
     /// [`Error::Mismatch`] with everything that disagrees, [`Error::Damaged`], [`Error::Unsound`], [`Error::File`],
@@ -77,8 +78,9 @@ impl<R: Rule> Optimizer<R> {
         self.load_as(device, queue, checkpoint, &request).await
     }
 
-    /// [`load`](Self::load) for what was changed on purpose: takes what is in both the file and the optimizer, and tells
-    /// what is in one of them only. Settings, and what is frozen, stay the optimizer's. State of another rule is ignored.
+    /// [`load`](Self::load) for what was changed on purpose: takes what is in both the file and the optimizer, and
+    /// tells what is in one of them only. Settings, and what is frozen, stay the optimizer's. State of another rule is
+    /// ignored.
     ///
     /// # Errors
     /// As [`load`](Self::load); of disagreements only lengths, and in a file of PyTorch's the number of tensors.

@@ -23,8 +23,8 @@ pub fn arena(tensors: &[(&str, u64)], limits: &Limits) -> Result<ArenaLayout, Er
     Ok(params)
 }
 
-/// Lays the parameters and the gradients of tensors, given as names and lengths in elements, into pages, where an element
-/// has so many bytes of each: the same tensors in the same pages of both.
+/// Lays the parameters and the gradients of tensors, given as names and lengths in elements, into pages, where an
+/// element has so many bytes of each: the same tensors in the same pages of both.
 ///
 /// # Errors
 /// [`Error::Empty`], [`Error::DuplicateName`], [`Error::TooLarge`].

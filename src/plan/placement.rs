@@ -21,8 +21,8 @@ pub struct Item {
     pub room: u64,
 }
 
-/// A stretch of state: planes of `stride` elements each, one behind the other, and behind them the scales of those that go
-/// by blocks, in one page.
+/// A stretch of state: planes of `stride` elements each, one behind the other, and behind them the scales of those that
+/// go by blocks, in one page.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Window {
     /// What its tensors keep.

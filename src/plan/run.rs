@@ -111,8 +111,8 @@ impl Run {
 }
 
 impl Segment {
-    /// Both as one, where the second starts in each buffer where the first ends; what is rounded by chance has a word for
-    /// each tensor.
+    /// Both as one, where the second starts in each buffer where the first ends; what is rounded by chance has a word
+    /// for each tensor.
     fn followed_by(&self, next: &Self) -> Option<Self> {
         let starts = |of: fn(&Self) -> u64| of(self) + self.lanes == of(next);
         let joined = starts(|s| s.params) && starts(|s| s.grads) && starts(|s| s.state);

@@ -47,7 +47,8 @@ pub struct RmsProp {
     /// Take the variance, not the mean square, for the denominator. Keeps the slot `grad_avg`.
     pub centered: bool,
     /// Hold `v - a^2` at 0 where rounding makes it negative. The frameworks do not, and go NaN there (PyTorch,
-    /// after some hundred steps of a constant gradient); the presets are exact to them, so this is off.
+    /// after some hundred steps of a constant gradient); the presets are exact to them, so this is off. It must be on
+    /// where `square_avg` or `grad_avg` is kept in fewer bits: of 8, some steps of much the same gradient would do.
     pub clamp_centered: bool,
     /// Go up the gradient.
     pub maximize: bool,
@@ -197,6 +198,14 @@ impl Rule for RmsProp {
 
     fn is_signed(slot: usize) -> bool {
         Self::SLOTS[slot] != "square_avg"
+    }
+
+    fn must_be_full(&self, slot: usize) -> Option<&'static str> {
+        let is_subtracted = self.centered && !self.clamp_centered && Self::SLOTS[slot] != "momentum_buffer";
+        is_subtracted.then_some(
+            "where gradients vary little, rounding makes v - a^2 negative and its root NaN; set clamp_centered = true, or \
+             keep square_avg and grad_avg in f32",
+        )
     }
 
     fn initial(&self, slot: usize) -> f64 {

@@ -5,8 +5,8 @@ use serde_json::{Map, Value};
 use super::header::{MAX_HEADER, METADATA};
 use super::{Dtype, Error};
 
-/// The first bytes of a file with this metadata and these tensors, given as names, types and shapes in the order of their
-/// data. Types are of whole bytes.
+/// The first bytes of a file with this metadata and these tensors, given as names, types and shapes in the order of
+/// their data. Types are of whole bytes.
 ///
 /// # Errors
 /// [`Error::HeaderTooLong`].

@@ -14,7 +14,8 @@ arguments! {
     /// Chain another kind with [`then`](super::Schedule::then) to stay down.
     ///
     /// This is the closed form that PyTorch has too. Its scheduler goes from each value to the next instead, and loses
-    /// digits where the cosine turns: up to `t_max` the two agree, past it they differ by up to 3e-12 of the highest lr.
+    /// digits where the cosine turns: up to `t_max` the two agree, past it they differ by up to 3e-12 of the highest
+    /// lr.
     pub struct Cosine {
         /// Steps from `base` to `eta_min`, at least 1. PyTorch's `T_max`.
         t_max: u64,

@@ -14,8 +14,8 @@ const LEN: usize = 64;
 /// What each step takes off: far less than bf16 can take off 1, whose neighbour is 2^-8 below.
 const LR: f64 = 1e-4;
 
-/// Takes a step that is too small for its parameters, and holds what is left of them and what is kept beside them to what
-/// they should be together.
+/// Takes a step that is too small for its parameters, and holds what is left of them and what is kept beside them to
+/// what they should be together.
 ///
 /// # Errors
 /// [`Error::Compensation`] where a compiler took it out; those of building and recording.
@@ -38,7 +38,8 @@ pub fn compensation(device: &wgpu::Device, queue: &wgpu::Queue) -> Result<(), Er
     left.into_iter().zip(kept).try_for_each(|(left, kept)| holds(Half::Bf16.widen(left), kept))
 }
 
-/// Refuses what is left of a parameter of 1, and what is kept beside it, where they are not together what a step leaves.
+/// Refuses what is left of a parameter of 1, and what is kept beside it, where they are not together what a step
+/// leaves.
 pub fn holds(left: f32, kept: f32) -> Result<(), Error> {
     let expected = (1.0 - LR) as f32;
     // A code of bf16 is 2^-9 of what is kept.

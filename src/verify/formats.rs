@@ -1,7 +1,7 @@
 //! Does this device read and write numbers of fewer bits? Every rule in every format, against the CPU's step.
 //!
-//! Both start each step from the same codes. Where both round the same number, they seldom write different codes, and then
-//! neighbours: a device's division may be some units off, and a rounding may lie between. More than that is wrong.
+//! Both start each step from the same codes. Where both round the same number, they seldom write different codes, and
+//! then neighbours: a device's division may be some units off, and a rounding may lie between. More than that is wrong.
 
 use std::collections::BTreeMap;
 
@@ -53,9 +53,16 @@ pub fn run(device: &wgpu::Device, queue: &wgpu::Queue, each: impl FnMut(&Row)) -
     }
     impl<F: FnMut(&Row)> Visitor for All<'_, F> {
         fn rule<R: Rule>(&mut self) {
-            for ((name, formats), (case, settings)) in all::<R>().into_iter().zip(R::cases().into_iter().cycle()) {
+            let cases = R::cases();
+            let mut next = cases.iter().cycle();
+            for (name, formats) in all::<R>() {
                 let Ok(rows) = &mut self.rows else { return };
-                match run_case(self.device, self.queue, (name, &formats), (case, &settings)) {
+                // Some cases cannot have their state rounded.
+                let mut some = next.by_ref().take(cases.len());
+                let Some((case, settings)) = some.find(|(_, settings)| formats.check_with(settings).is_ok()) else {
+                    continue;
+                };
+                match run_case(self.device, self.queue, (name, &formats), (case, settings)) {
                     Ok(row) => {
                         (self.each)(&row);
                         rows.push(row);
@@ -112,9 +119,6 @@ pub fn run_case<R: Rule>(
 }
 
 /// Formats that together hold everything there is, each with its name.
-///
-/// Their order says which case meets which: those of 8 bits meet no centered case without its clamp, where rounding makes
-/// `v - a²` negative and all that follows NaN.
 pub fn all<R: Rule>() -> Vec<(&'static str, Formats)> {
     let of = |params, grads| Formats { params, grads, q8_min: 256, seed: 1 << 40 | 5, ..Formats::default() };
     let (f32, f16, bf16) = (Format::F32, Format::F16, Format::Bf16);

@@ -5,8 +5,9 @@ use crate::format::blocks::BLOCK;
 use crate::format::codes::Codes;
 use crate::format::{Q8Zero, Storage};
 
-/// The share of codes that may be adjacent to the expected ones. A number that is off by 2e-6 of itself, as the envelope
-/// allows, crosses one of the thresholds of bf16, which are 2^-8 apart, in 5e-4 of all cases; what cancels does so more often.
+/// The share of codes that may be adjacent to the expected ones. A number that is off by 2e-6 of itself, as the
+/// envelope allows, crosses one of the thresholds of bf16, which are 2^-8 apart, in 5e-4 of all cases; what cancels
+/// does so more often.
 pub const SHARE: f64 = 5e-3;
 
 /// The numbers of a tensor's parameters, gradient or slot.
@@ -130,8 +131,9 @@ impl Off {
         }
     }
 
-    /// A number that crosses two thresholds is off by at least what lies between them. One that is no further off than it
-    /// may be before it is rounded has crossed none that matter: bf16 holds numbers so small that a device may flush them.
+    /// A number that crosses two thresholds is off by at least what lies between them. One that is no further off than
+    /// it may be before it is rounded has crossed none that matter: bf16 holds numbers so small that a device may flush
+    /// them.
     fn code(&mut self, found: &Numbers, expected: &Numbers, element: usize, within: f64) {
         let by = found.place(element).abs_diff(expected.place(element));
         let error = (f64::from(found.values[element]) - f64::from(expected.values[element])).abs();

@@ -6,7 +6,7 @@ use wgpu_optim::format::{Format, Formats, Rounding, StateFormat};
 use wgpu_optim::plan::Limits;
 use wgpu_optim::{
     Adam, Arena, BufferRange, Chain, Clip, Ema, Error, Group, Kernels, MemoryPlan, Optimizer, RmsProp, Rule, Scaler,
-    Watch, memory_plan, memory_plan_with, wgpu,
+    Watch, memory_plan, memory_plan_together, memory_plan_with, wgpu,
 };
 
 use crate::stand::noop;
@@ -119,12 +119,18 @@ fn given(gpu: &Gpu, label: &str) -> Option<(u64, u64)> {
     Some(own.fold((0, 0), |(bytes, buffers), allocation| (bytes + allocation.size, buffers + 1)))
 }
 
+/// Calls of `clip_together`.
+type Pairs<'a> = &'a [(usize, usize)];
+
 /// Holds each buffer around a step to what the driver says of its label: the bytes planned, and what it rounds each up by.
-fn hold_around<R: Rule>(gpu: &Gpu, groups: &[(R, Vec<(&str, u64)>)], chain: &Chain, watch: Watch) {
-    let plan = memory_plan(groups, chain, watch, &Limits::from(&gpu.device.limits())).unwrap();
+fn hold_around<R: Rule>(gpu: &Gpu, groups: &[(R, Vec<(&str, u64)>)], pairs: Pairs<'_>, chain: &Chain, watch: Watch) {
+    let planned: Vec<_> =
+        groups.iter().map(|(rule, tensors)| (rule.clone(), Formats::default(), tensors.clone())).collect();
+    let plan = memory_plan_together(&planned, pairs, chain, watch, &Limits::from(&gpu.device.limits())).unwrap();
     let named: Vec<(&str, u64)> = groups.iter().flat_map(|(_, tensors)| tensors.clone()).collect();
     let arena = Arena::new(&gpu.device, named).unwrap();
     let mut optimizer = build(gpu, groups, chain, &arena);
+    pairs.iter().for_each(|&(group, with)| optimizer.clip_together(group, with).unwrap());
     if watch.depth > 0 {
         optimizer.watch(&gpu.device, watch).unwrap();
     }
@@ -186,9 +192,31 @@ fn what_is_around_a_step_takes_the_bytes_of_the_plan() {
         ];
         let decides = chain.scaler.is_some() || chain.clip.is_some();
         if decides || watch.updates || watch.depth == 0 {
-            hold_around(&gpu, &groups, &chain, watch);
+            hold_around(&gpu, &groups, &[], &chain, watch);
         }
     }
+}
+
+/// So many groups that a norm for each would be more than the driver rounds up by.
+#[test]
+fn groups_that_are_clipped_together_take_one_norm_in_the_plan_too() {
+    let named: Vec<String> = (0..100).map(|i| format!("t{i}")).collect();
+    let groups: Vec<_> = named.iter().map(|name| (Adam::PYTORCH, vec![(name.as_str(), 64)])).collect();
+    let chain = Chain { clip: Some(Clip::group_norm(1.0)), ..Chain::default() };
+    let all: Vec<(usize, usize)> = (1..100).map(|group| (group, 0)).collect();
+    // In the last case two stay by themselves, the second of which has the highest number.
+    for (pairs, scopes) in [(&[][..], 100), (&all[..], 1), (&all[..97], 100)] {
+        let Some(gpu) = gpu_with(|_| small()) else { return };
+        hold_around(&gpu, &groups, pairs, &chain, Watch::from(0));
+        let planned: Vec<_> =
+            groups.iter().map(|(rule, own)| (rule.clone(), Formats::default(), own.clone())).collect();
+        let plan = memory_plan_together(&planned, pairs, &chain, 0, &Limits::from(&gpu.device.limits())).unwrap();
+        let of = |name: &str| plan.decision.iter().find(|(own, _)| *own == name).unwrap().1;
+        assert_eq!((of("sums"), of("scopes")), (16 * scopes, 8 * scopes));
+    }
+    let groups = [(Adam::PYTORCH, Formats::default(), vec![("a", 1)])];
+    let refused = memory_plan_together(&groups, &[(0, 1)], &chain, 0, &Limits::DEFAULT).unwrap_err();
+    assert_eq!(refused, Error::UnknownGroup { group: 1, groups: 1 });
 }
 
 #[test]

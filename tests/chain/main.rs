@@ -17,6 +17,7 @@ mod shown;
 mod skip;
 #[cfg(feature = "parallel")]
 mod threads;
+mod together;
 mod twins;
 mod watched;
 mod zeroed;

@@ -476,10 +476,10 @@ fn slices_in_another_format_are_refused_and_nothing_is_written() {
 /// Each file, and what an optimizer with codes says of it; nothing of those that are sound.
 const ATTACKS: [(&str, &str); 11] = [
     ("sound", ""),
-    ("scale_nan", "\"scales.w.exp_avg_sq\" is NaN of block 0, expected a finite number >= 0"),
-    ("scale_negative", "\"scales.w.exp_avg\" is -1.0 of block 0, expected a finite number >= 0"),
-    ("scale_minus_zero", "\"scales.w.exp_avg\" is -0.0 of block 0, expected a finite number >= 0"),
-    ("scale_infinite", "\"scales.w.exp_avg\" is inf of block 0, expected a finite number >= 0"),
+    ("scale_nan", "\"scales.w.exp_avg_sq\": the scale of block 0 is NaN, expected a finite number >= 0; "),
+    ("scale_negative", "\"scales.w.exp_avg\": the scale of block 0 is -1.0, expected a finite number >= 0; "),
+    ("scale_minus_zero", "\"scales.w.exp_avg\": the scale of block 0 is -0.0, expected a finite number >= 0; "),
+    ("scale_infinite", "\"scales.w.exp_avg\": the scale of block 0 is inf, expected a finite number >= 0; "),
     ("scale_damaged", "tensor \"scales.w.exp_avg_sq\" is damaged: its crc32 is "),
     ("codes_of_one", "\"w\" has 1 elements in it and 2 in the optimizer"),
     ("codes_past_a_block", "\"w\" has 257 elements in it and 2 in the optimizer"),

@@ -74,6 +74,22 @@ fn slots_are_those_of_the_rule() {
     desk.refuses(STEP, 2, &["error: optim.toml: [format] state: there is no slot \"exp_avg\"", "square_avg"]);
 }
 
+#[test]
+fn moments_that_are_subtracted_are_not_rounded() {
+    let desk = Desk::new();
+    let refused = |tables: &str, why: &str| {
+        desk.text("optim.toml", &format!("rule = \"rmsprop\"\nlr = 0.01\n{tables}"));
+        desk.refuses(STEP, 2, &["error: optim.toml: ", why, "set clamp_centered = true, or keep"]);
+    };
+    refused("centered = true\n[format]\nstate = \"q8\"\n", "[format] state: square_avg cannot be kept in q8: where");
+    let slot = "centered = true\n[format]\nstate = { grad_avg = \"bf16\" }\n";
+    refused(slot, "[format] state: grad_avg cannot be kept in bf16: where");
+    let group = "[format]\nstate = \"q8\"\n[[group]]\nmatch = \"w\"\ncentered = true\n";
+    refused(group, "[[group]] 1: [format] state: square_avg cannot be kept in q8: where");
+    desk.text("optim.toml", "rule = \"rmsprop\"\ncentered = true\nclamp_centered = true\n[format]\nstate = \"q8\"\n");
+    desk.succeeds(STEP);
+}
+
 /// What `--explain --json` tells of this config, for `w` of BF16 and 600 elements, `b` of F32 and 3.
 fn explained(tables: &str) -> Value {
     let desk = Desk::new();

@@ -264,7 +264,9 @@ fn codes_and_scales_that_do_not_fit_are_refused() {
         true
     });
     desk.refuses(&resume(), 1, &["s: \"state.h.exp_avg_sq.scale\" is BF16, expected F32"]);
-    for (scale, shown) in [(-1.5f32, "-1.5"), (-f32::NAN, "NaN"), (f32::NEG_INFINITY, "-inf")] {
+    let bad =
+        [(-1.5f32, "-1.5"), (-0.0, "-0.0"), (f32::NAN, "NaN"), (f32::INFINITY, "inf"), (f32::NEG_INFINITY, "-inf")];
+    for (scale, shown) in bad {
         let desk = stepped(Q8);
         rewrite(&desk, true, |name, _, _, data| {
             if name == "state.w.exp_avg_sq.scale" {
@@ -272,7 +274,34 @@ fn codes_and_scales_that_do_not_fit_are_refused() {
             }
             true
         });
-        desk.refuses(&resume(), 1, &[&format!("s: \"state.w.exp_avg_sq.scale\" holds {shown}, expected magnitudes")]);
+        let told =
+            format!("s: \"state.w.exp_avg_sq.scale\": the scale of block 1 is {shown}, expected a finite number >= 0");
+        desk.refuses(&resume(), 1, &[&told, "go on from a file before it, with a scaler"]);
+    }
+}
+
+/// A NaN in one gradient is one of a block: that run is told of it, and the next does not go on from it.
+#[test]
+fn state_that_a_nan_has_spread_in_is_refused_on_every_device() {
+    for device in devices() {
+        let desk = laid_out(Q8);
+        let mut grads = spread(601, 3);
+        grads[300] = f32::NAN;
+        desk.formatted("g0", &[("w", Dtype::BF16, &[601], &grads)]);
+        let line = apply(device);
+        let told = desk.succeeds(&format!("{line} --params p --grads g0 --out-params out --out-state s")).stderr;
+        assert!(told.contains("the gradients hold 1 NaN and 0 infinite values, first in \"w\" of g0"), "{told}");
+        let parts = ["exp_avg", "exp_avg_sq"].map(|slot| {
+            format!("\"state.w.{slot}.scale\": the scale of block 1 is NaN, expected a finite number >= 0")
+        });
+        let go_on = format!("{line} --params out --state s --grads g1 --out-params again --out-state t");
+        desk.refuses(&go_on, 1, &[&parts[0], &parts[1]]);
+        assert!(!desk.path("again").exists() && !desk.path("t").exists(), "nothing is written");
+        // A scaler leaves the step out, and there is nothing to refuse.
+        let text = String::from_utf8(desk.read("optim.toml")).expect("text");
+        desk.text("optim.toml", &format!("{text}[scaler]\ninit_scale = 1.0\n"));
+        desk.succeeds(&format!("{line} --params p --grads g0 g1 --out-params out --out-state s"));
+        desk.succeeds(&go_on);
     }
 }
 

@@ -7,6 +7,7 @@ mod apply;
 mod around;
 mod attacks;
 mod bench;
+mod bench_formats;
 mod compare;
 mod config;
 mod desk;

@@ -9,3 +9,4 @@ mod pairs;
 mod refusals;
 mod stand;
 mod texts;
+mod tiny;

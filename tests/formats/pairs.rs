@@ -3,6 +3,7 @@
 use wgpu_optim::format::{Format, Formats, Rounding, StateFormat};
 use wgpu_optim::{Adam, AdamW, RmsProp, Rule};
 
+use crate::expected::{Step, World};
 use crate::stand::Stand;
 use crate::support::{Gpu, gpu};
 
@@ -73,4 +74,39 @@ fn other_rules_and_slots_of_formats_of_their_own() {
     let mixed = [("exp_avg", StateFormat::F32), ("max_exp_avg_sq", StateFormat::Q8)];
     let kahan = Formats { state: StateFormat::Bf16, rounding: Rounding::Kahan, params: Format::F16, ..bf16 };
     three_steps(&gpu, &amsgrad, &Formats { slots: of(&mixed), ..kahan }, &[3]);
+}
+
+/// The comparison that all of this goes through, shown to fail.
+#[test]
+fn one_code_beside_the_one_that_it_should_be_is_noticed() {
+    let Some(gpu) = gpu() else { return };
+    let formats = Formats { params: Format::Bf16, grads: Format::Bf16, q8_min: 256, ..Formats::default() };
+    let mixed = [("exp_avg".to_string(), StateFormat::Q8), ("exp_avg_sq".to_string(), StateFormat::Bf16)].into();
+    let formats = Formats { slots: mixed, ..formats };
+    let settings = Adam { lr: 0.05, amsgrad: true, ..Adam::PYTORCH };
+    let mut stand = Stand::new(&gpu, &settings, &formats, &[0]);
+    let before = stand.worlds();
+    stand.step();
+    let after = stand.worlds();
+    let step = Step { settings: &settings, formats: &formats, name: "tensor 7", number: 1 };
+    let wrong = |change: &dyn Fn(&mut World)| {
+        let mut world = after[7].clone();
+        change(&mut world);
+        step.compare(&before[7], &world).wrong
+    };
+    let off = step.compare(&before[7], &after[7]);
+    assert!(off.holds(), "{off:?}");
+    // Every element by itself: none is so uncertain that its neighbour would do.
+    for element in (0..5000).step_by(7) {
+        assert_eq!(wrong(&|world| world.params[element] ^= 1), 1, "parameter {element}");
+        let up = |world: &mut World| world.slots[0].codes[element] = world.slots[0].codes[element].wrapping_add(1);
+        assert_eq!(wrong(&up), 1, "exp_avg {element}");
+        let up = |world: &mut World| {
+            world.slots[1].values[element] = f32::from_bits(world.slots[1].values[element].to_bits() + (1 << 16));
+        };
+        assert_eq!(wrong(&up), 1, "exp_avg_sq {element}");
+        assert_eq!(wrong(&|world| world.slots[2].values[element] += 1e-8), 1, "max_exp_avg_sq {element}");
+        assert_eq!(wrong(&|world| world.params[element] = 0x7fc0), 1, "a parameter that is no number");
+    }
+    assert!(wrong(&|world| world.slots[0].scales[19] *= 1.0001) > 0);
 }

@@ -1,7 +1,7 @@
 //! What formats refuse, by name and number.
 
-use wgpu_optim::format::{Format, Formats, Rounding};
-use wgpu_optim::{Adam, BufferRange, Error, Group, Optimizer, Tensor, wgpu};
+use wgpu_optim::format::{Format, Formats, Rounding, StateFormat};
+use wgpu_optim::{Adam, BufferRange, Error, Group, Optimizer, RmsProp, Tensor, wgpu};
 
 use crate::support::{Gpu, gpu};
 
@@ -41,4 +41,22 @@ fn formats_that_do_not_go_together_are_refused() {
         let error = refusal(&gpu, formats, (64, 0, 8), (64, 0, 8));
         assert!(matches!(error, Error::Setting { rule: "format", .. }), "{error}");
     }
+}
+
+#[test]
+fn moments_that_are_subtracted_are_not_rounded() {
+    let Some(gpu) = gpu() else { return };
+    let build = |clamp_centered: bool| {
+        let buffer = |size| {
+            let (label, usage) = (None, wgpu::BufferUsages::STORAGE);
+            gpu.device.create_buffer(&wgpu::BufferDescriptor { label, size, usage, mapped_at_creation: false })
+        };
+        let settings = RmsProp { centered: true, clamp_centered, ..RmsProp::PYTORCH };
+        let group = Group::new(settings, [Tensor::new("w", &buffer(64), &buffer(64))]);
+        let formats = Formats { state: StateFormat::Bf16, ..Formats::default() };
+        Optimizer::with_groups(&gpu.device, [group.with_formats(formats)])
+    };
+    let error = build(false).unwrap_err();
+    assert!(matches!(error, Error::Rounded { slot: "square_avg", format: "bf16", .. }), "{error}");
+    build(true).unwrap().step_blocking(&gpu.device, &gpu.queue).unwrap();
 }

@@ -3,6 +3,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod centered;
 mod chance;
 mod composed;
 mod device;

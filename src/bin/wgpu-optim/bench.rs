@@ -53,8 +53,8 @@ use workload::{KINDS, Size, Workload};
 /// exit code is 1. Samples of everything that is compared are taken in turn, because a machine's bandwidth drifts. A
 /// step moves bytes, so its figure is a share: of the bytes per second of the fastest plain kernel on the same device.
 ///
-/// In other formats than f32 a path is held to the codes that the plain loop makes, all but 1 % the same and no other than
-/// a neighbour, and timed beside plain kernels that move as many bytes as it does: path-FORMAT in the rows.
+/// In other formats than f32 a path is held to the codes that the plain loop makes, all but 1 % the same and no other
+/// than a neighbour, and timed beside plain kernels that move as many bytes as it does: path-FORMAT in the rows.
 ///
 /// A group is one rule on one workload. As each ends, its rows are printed and every file is written anew and put in
 /// its place: a run that is stopped leaves the groups that it had measured.

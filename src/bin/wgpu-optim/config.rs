@@ -71,8 +71,8 @@ impl<R: Rule> Config<R> {
         first_match(self.groups.iter().map(|group| group.pattern.as_ref()), name).unwrap_or_default()
     }
 
-    /// How the state of a tensor of a group lies, where its parameters are of this format: slot by slot, in the order in
-    /// which files hold them.
+    /// How the state of a tensor of a group lies, where its parameters are of this format: slot by slot, in the order
+    /// in which files hold them.
     pub fn planes_of(&self, group: usize, params: Format, len: u64) -> Vec<Plane> {
         let group = &self.groups[group];
         let own = kept_slots(&group.steps[0]).into_iter().map(|slot| (R::SLOTS[slot], R::is_signed(slot)));
@@ -149,7 +149,7 @@ impl ConfigFile {
             None => self.rest.format.clone(),
         };
         let place = own.as_ref().map_or("", |(place, _)| place);
-        format.check(R::SLOTS).map_err(|why| format!("{place}{why}"))?;
+        format.check(&steps[0]).map_err(|why| format!("{place}{why}"))?;
         Ok(Group { pattern: own.map(|(_, (pattern, _))| pattern.clone()), steps, format, schedule })
     }
 }

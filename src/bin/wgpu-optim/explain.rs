@@ -13,11 +13,11 @@ use wgpu_optim::format::Plane;
 use wgpu_optim::memory::Planned;
 use wgpu_optim::plan::Limits;
 use wgpu_optim::rule::Value;
-use wgpu_optim::{Error, MemoryPlan, Rule, memory_plan_with, required_limits};
+use wgpu_optim::{Error, MemoryPlan, Rule, memory_plan_together, required_limits};
 
 use crate::adapter::Choice;
 use crate::config::{Config, Group};
-use crate::inputs::{Inputs, Member, parts};
+use crate::inputs::{Inputs, Member, parts, together};
 use crate::report::{count, print, print_json};
 use crate::state::metadata::chain_json;
 use crate::stepper::advise;
@@ -62,7 +62,7 @@ impl<R: Rule> Explanation<'_, R> {
                 (self.config.groups[part[0].group].steps[0].clone(), part[0].formats.clone(), sizes)
             })
             .collect();
-        memory_plan_with(&groups, &self.config.chain, 0, limits)
+        memory_plan_together(&groups, &together(self.members), &self.config.chain, 0, limits)
     }
 
     fn of_group(&self, group: usize) -> impl Iterator<Item = &Member> {

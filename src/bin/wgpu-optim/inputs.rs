@@ -42,6 +42,14 @@ pub fn parts(members: &[Member]) -> impl Iterator<Item = &[Member]> {
     members.chunk_by(|a, b| a.group == b.group && a.formats == b.formats)
 }
 
+/// Each part of a group of the config behind its first, with that: as `clip_together` takes them.
+pub fn together(members: &[Member]) -> Vec<(usize, usize)> {
+    let groups: Vec<usize> = parts(members).map(|part| part[0].group).collect();
+    let first = |group: &usize| groups.iter().position(|known| known == group);
+    let pairs = groups.iter().enumerate().filter_map(|(number, group)| Some((number, first(group)?)));
+    pairs.filter(|(number, first)| number != first).collect()
+}
+
 impl Inputs {
     /// Opens every file and checks every header.
     ///

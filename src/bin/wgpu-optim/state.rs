@@ -1,6 +1,6 @@
 //! The state file: `state.NAME.SLOT` and `state.NAME.step` for each tensor, and in the metadata the exact step
-//! counts, the settings and formats that they were made with, and what schedules and scaler go on from. A slot of 8 bits
-//! is two tensors: codes as U8, and `state.NAME.SLOT.scale`.
+//! counts, the settings and formats that they were made with, and what schedules and scaler go on from. A slot of 8
+//! bits is two tensors: codes as U8, and `state.NAME.SLOT.scale`.
 
 pub mod average;
 mod check;

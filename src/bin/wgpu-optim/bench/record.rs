@@ -11,7 +11,8 @@ use super::machine::Machine;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Row {
     pub what: What,
-    /// `gpu`, `cpu`, `twin`, each with its format (`gpu-bf16`) where that is not `f32`, a plain kernel (`copy-words`, …) or a peer (`pytorch-fused`, …).
+    /// `gpu`, `cpu`, `twin`, each with its format (`gpu-bf16`) where that is not `f32`, a plain kernel (`copy-words`,
+    /// …) or a peer (`pytorch-fused`, …).
     pub path: String,
     /// The adapter, or the CPU with its threads.
     pub device: String,

@@ -1,7 +1,8 @@
 //! Nothing is timed that is not right: two steps of a path, every element of both.
 //!
 //! Every element is held to the twin, which costs little. Where that is not near enough, and in chunks spread over
-//! each tensor, the oracle and the whole envelope decide. Formats of fewer bits are held to the codes of the twin's step.
+//! each tensor, the oracle and the whole envelope decide. Formats of fewer bits are held to the codes of the twin's
+//! step.
 
 use anyhow::{Context, Result, bail};
 use rayon::prelude::*;

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 use toml::{Table, Value};
-use wgpu_optim::Error;
 use wgpu_optim::format::{Format, Formats, Q8Zero, Rounding, StateFormat};
+use wgpu_optim::{Error, Rule};
 
 use super::keys::{Keys, shown};
 use crate::report::nearest;
@@ -125,11 +125,12 @@ impl FormatKeys {
         both.map(|((key, then), (_, now))| (format!("[format] {key}"), shown(&then), shown(&now))).collect()
     }
 
-    /// Refuses what goes together for no tensor, for a rule that knows these slots.
+    /// Refuses what goes together for no tensor, or not with a rule's settings.
     ///
     /// # Errors
     /// With the key, and what is wrong with it.
-    pub fn check(&self, known: &[&'static str]) -> Result<(), String> {
+    pub fn check<R: Rule>(&self, settings: &R) -> Result<(), String> {
+        let known = R::SLOTS;
         if let Some(slot) = self.slots.keys().find(|slot| !known.contains(&slot.as_str())) {
             let near = nearest(slot, known.iter().copied()).unwrap_or_default();
             let known = known.join(", ");
@@ -142,9 +143,12 @@ impl FormatKeys {
             rounding: self.rounding.unwrap_or_default(),
             ..self.formats(params, Format::F32)
         };
-        formats.check(known).map_err(|error| match error {
+        formats.check_with(settings).map_err(|error| match error {
             Error::Setting { setting, found, expected, .. } => {
                 format!("[format] {setting} is {found}, expected {expected}")
+            }
+            Error::Rounded { slot, format, why, .. } => {
+                format!("[format] state: {slot} cannot be kept in {format}: {why}")
             }
             other => other.to_string(),
         })

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::{Result, bail};
 use wgpu_optim::Rule;
 use wgpu_optim::chain::EMA;
+use wgpu_optim::format::blocks::check_scales;
 use wgpu_optim::format::{Format, KAHAN, MASTER, Plane, StateFormat, Storage};
 use wgpu_optim::rule::Value;
 use wgpu_optim::safetensors::{Archive, Dtype, Entry};
@@ -68,8 +69,8 @@ impl<'a, R: Rule> Check<'a, R> {
         }
     }
 
-    /// The slots of one tensor are those that its settings keep, each with the parameter's shape, and as its formats have
-    /// it.
+    /// The slots of one tensor are those that its settings keep, each with the parameter's shape, and as its formats
+    /// have it.
     pub fn slots(&mut self, name: &str, found: &BTreeSet<&str>) -> Result<()> {
         let group = self.config.group_of(name);
         let planes = self.planes(name);
@@ -134,13 +135,13 @@ impl<'a, R: Rule> Check<'a, R> {
         Some(format!("; state is never cast: {set} in [format] to go on with it, or begin without --state"))
     }
 
-    /// A scale is the largest magnitude of its block.
+    /// A scale is the largest magnitude of its block, of numbers that are finite.
     fn scales(&mut self, name: &str, held: &Held) -> Result<()> {
         let What::Scales(_) = held.what else { return Ok(()) };
         let key = key(name, &held.slot);
         let Some(entry) = self.archive.get(&key) else { return Ok(()) };
-        if let Some(scale) = self.archive.values(entry)?.into_iter().find(|scale| scale.is_sign_negative()) {
-            self.problems.push(format!("{key:?} holds {scale:?}, expected magnitudes"));
+        if let Err(error) = check_scales(0, self.archive.values(entry)?) {
+            self.problems.push(format!("{key:?}: {error}"));
         }
         Ok(())
     }

@@ -10,7 +10,7 @@ use wgpu_optim::format::halves::Half;
 
 use super::{Stepper, Stored, names};
 use crate::config::Config;
-use crate::inputs::{Member, parts};
+use crate::inputs::{Member, parts, together};
 use crate::numbers::Numbers;
 
 pub struct Cpu<R: Rule> {
@@ -31,11 +31,9 @@ impl<R: Rule> Cpu<R> {
             let tensors = part.iter().map(|member| (member.name.as_str(), member.len as usize));
             let number = optimizer.add_group_with(config.groups[group].steps[0].clone(), formats, tensors)?;
             optimizer.set_schedule(number, config.groups[group].schedule.clone())?;
-            if let Some(first) = groups.iter().position(|known| *known == group) {
-                optimizer.clip_together(number, first)?;
-            }
             groups.push(group);
         }
+        together(members).into_iter().try_for_each(|(number, first)| optimizer.clip_together(number, first))?;
         let names = members.iter().map(|member| member.name.clone()).collect();
         let params = members.iter().map(|member| Numbers::none(member.formats.params)).collect();
         let grads = members.iter().map(|member| Numbers::none(member.formats.grads)).collect();

@@ -10,7 +10,7 @@ use wgpu_optim::{Arena, BufferRange, Error, Group, Kernels, Optimizer, Rule, Ten
 use super::{Stepper, Stored, advise, names};
 use crate::adapter::{Opened, open};
 use crate::config::Config;
-use crate::inputs::{Member, parts};
+use crate::inputs::{Member, parts, together};
 use crate::numbers::Numbers;
 
 pub struct Gpu<R: Rule> {
@@ -42,9 +42,8 @@ impl<R: Rule> Gpu<R> {
         let mut optimizer = Optimizer::with_chain(&opened.device, &kernels, chain, made).map_err(advise)?;
         for (number, &group) in groups.iter().enumerate() {
             optimizer.set_schedule(number, config.groups[group].schedule.clone())?;
-            let first = groups.iter().position(|known| *known == group).unwrap_or(number);
-            optimizer.clip_together(number, first)?;
         }
+        together(members).into_iter().try_for_each(|(number, first)| optimizer.clip_together(number, first))?;
         let names = members.iter().map(|member| member.name.clone()).collect();
         Ok(Self { opened, tensors, optimizer, names, groups, waiting: 0 })
     }
