@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 
 use naga::valid::{Capabilities, ValidationFlags, Validator};
 
-use crate::example::kernel::{BACKWARD_INPUTS, BACKWARD_WEIGHTS, CROSS_ENTROPY, FORWARD, Shader, TALLY};
+use crate::example::kernel::{BACKWARD_INPUTS, BACKWARD_WEIGHTS, CROSS_ENTROPY, FORWARD, NARROW, Shader, TALLY, WIDEN};
 
-const SHADERS: [Shader; 5] = [FORWARD, CROSS_ENTROPY, TALLY, BACKWARD_INPUTS, BACKWARD_WEIGHTS];
+const SHADERS: [Shader; 7] = [FORWARD, CROSS_ENTROPY, TALLY, BACKWARD_INPUTS, BACKWARD_WEIGHTS, WIDEN, NARROW];
 
 #[test]
 fn every_shader_is_valid_and_has_the_workgroup_that_the_host_counts_with() {
