@@ -38,9 +38,9 @@ fn a_checkpoint_of_another_format_is_refused_by_what_differs() {
     let (training, curve) = trained(&gpu, ADAM, Chain::default(), FormatKind::Bf16Kahan, 1);
     save(&path, "adam", &training, &curve).unwrap();
     for (format, told) in [
-        (FormatKind::F32, "params of group 0 is bf16 in it and f32 in the optimizer"),
-        (FormatKind::Bf16Stochastic, "rounding of group 0 is kahan in it and stochastic in the optimizer"),
-        (FormatKind::Q8Bf16Kahan, "exp_avg"),
+        (FormatKind::F32, "the format of group 0: params is bf16 in it and f32 in the optimizer"),
+        (FormatKind::Bf16Stochastic, "the format of group 0: rounding is kahan in it and stochastic in the optimizer"),
+        (FormatKind::Q8Bf16Kahan, "is bf16 in it and q8 in the optimizer"),
     ] {
         let (mut other, _) = trained(&gpu, ADAM, Chain::default(), format, 1);
         let before = bits(&other);
