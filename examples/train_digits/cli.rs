@@ -28,6 +28,10 @@ pub struct Cli {
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..))]
     pub every: u64,
 
+    /// The learning rate [default: the rule's, as above]
+    #[arg(long)]
+    pub lr: Option<f64>,
+
     /// Hold the norm of all gradients to this, as clip_grad_norm_ does
     #[arg(long, value_name = "MAX")]
     pub clip: Option<f64>,

@@ -7,7 +7,7 @@
 //! the loop's one step; then `checkpoint.rs`, which saves and goes on; then `model.rs`, whose parameters and gradients
 //! lie in a `wgpu_optim::Arena`; then `halves.rs`, which has an optimizer step 16 bits where the network reads 32:
 //!
-//!     cargo run --release --example train_digits -- --format f32,bf16,bf16-kahan
+//!     cargo run --release --example train_digits -- --lr 3e-4 --format f32,bf16,bf16-kahan
 
 pub mod activations;
 pub mod checkpoint;
@@ -59,9 +59,11 @@ pub fn start(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn run(cli: &Cli) -> Result<()> {
     cli.check_formats()?;
     match cli.rule {
-        Choice::Adam => train_all(cli, Adam { lr: 0.01, ..Adam::PYTORCH }),
-        Choice::Rmsprop => train_all(cli, RmsProp { lr: 0.001, ..RmsProp::PYTORCH }),
-        Choice::RmspropArticle => train_all(cli, RmsProp::ARTICLE),
+        Choice::Adam => train_all(cli, Adam { lr: cli.lr.unwrap_or(0.01), ..Adam::PYTORCH }),
+        Choice::Rmsprop => train_all(cli, RmsProp { lr: cli.lr.unwrap_or(0.001), ..RmsProp::PYTORCH }),
+        Choice::RmspropArticle => {
+            train_all(cli, RmsProp { lr: cli.lr.unwrap_or(RmsProp::ARTICLE.lr), ..RmsProp::ARTICLE })
+        }
     }
 }
 
@@ -77,11 +79,8 @@ fn train_all<R: Rule>(cli: &Cli, settings: R) -> Result<()> {
         let training = Training::new(&device, &queue, settings.clone(), cli.chain(), &format.formats())?;
         curves.push((format.to_string(), train(cli, format, saved, training)?));
     }
-    println!(
-        "{} in {}",
-        cli.one_or("the curve lies", "the curves lie"),
-        drawn.write(&curves, &cli.title(&adapter))?.display()
-    );
+    let svg = drawn.write(&curves, &cli.title(&adapter))?.display();
+    println!("{} {svg}", cli.one_or("the curve lies in", "the curves lie in"));
     Ok(())
 }
 

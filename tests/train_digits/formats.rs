@@ -29,6 +29,8 @@
 //! | 1400 | 0.083 | 4.7 | -0.2 | 3.5 | 299 | -0.5 | 0.0 | 0.0 |
 //! | 1960 | 0.058 | 11 | -0.4 | -0.9 | 456 | -1.0 | 0.0 | 0.1 |
 //!
+//! Parameters of f16 to the nearest stall later than those of bf16: 0.0, -0.1, 1.7, 6.6 and 16 % from 420 steps on.
+//!
 //! With all digits in one batch and nothing to move them, 8 bits fare worse: 10 % below `f32` after 400 steps of lr 3e-4,
 //! 26 % after 1000.
 

@@ -87,7 +87,9 @@ fn several_formats_are_trained_one_by_one_drawn_together_and_go_on() {
         assert!(folder.path().join(format!("checkpoint-{format}.safetensors")).exists(), "{format}");
     }
 
-    // The library tells what of another format does not fit.
+    // The library tells what does not fit, of a rate as of a format.
+    let (_, stderr) = run(folder.path(), &[&args[..], &["--steps", "9", "--lr", "1e-3", "--resume"]].concat(), 1);
+    assert!(stderr.contains("lr of group 0 is 0.01 in it and 0.001 in the optimizer"), "{stderr}");
     let (_, stderr) =
         run(folder.path(), &["--format", "q8", "--resume", "--checkpoint", "checkpoint-bf16-kahan.safetensors"], 1);
     assert!(stderr.contains("the format of group 0: params is bf16 in it and f32 in the optimizer"), "{stderr}");
