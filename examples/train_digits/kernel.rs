@@ -22,6 +22,8 @@ pub const CROSS_ENTROPY: Shader = shader!("cross_entropy", [64, 1]);
 pub const TALLY: Shader = shader!("tally", [256, 1]);
 pub const BACKWARD_INPUTS: Shader = shader!("backward_inputs", [8, 8]);
 pub const BACKWARD_WEIGHTS: Shader = shader!("backward_weights", [8, 32]);
+pub const WIDEN: Shader = shader!("widen", [64, 1]);
+pub const NARROW: Shader = shader!("narrow", [64, 1]);
 
 /// A shader made for some shapes and bound to some buffers.
 pub struct Kernel {

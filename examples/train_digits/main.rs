@@ -5,7 +5,9 @@
 //!
 //! Killed, and started again with `--resume`, it goes on from its last checkpoint. What to read first: `training.rs`,
 //! the loop's one step; then `checkpoint.rs`, which saves and goes on; then `model.rs`, whose parameters and gradients
-//! lie in a `wgpu_optim::Arena`.
+//! lie in a `wgpu_optim::Arena`; then `halves.rs`, which has an optimizer step 16 bits where the network reads 32:
+//!
+//!     cargo run --release --example train_digits -- --lr 3e-4 --format f32,bf16,bf16-kahan
 
 pub mod activations;
 pub mod checkpoint;
@@ -14,10 +16,13 @@ pub mod curve;
 pub mod data;
 pub mod device;
 pub mod files;
+pub mod format;
+pub mod halves;
 pub mod kernel;
 pub mod layer;
 pub mod loss;
 pub mod model;
+pub mod plot;
 pub mod progress;
 pub mod telemetry;
 pub mod training;
@@ -32,7 +37,8 @@ use wgpu_optim::{Adam, RmsProp, Rule};
 
 use cli::{Choice, Cli};
 use curve::Curve;
-use files::Files;
+use files::{Drawn, Saved};
+use format::FormatKind;
 use training::Training;
 
 fn main() -> ExitCode {
@@ -51,36 +57,51 @@ pub fn start(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 fn run(cli: &Cli) -> Result<()> {
+    cli.check_formats()?;
     match cli.rule {
-        Choice::Adam => train(cli, Adam { lr: 0.01, ..Adam::PYTORCH }),
-        Choice::Rmsprop => train(cli, RmsProp { lr: 0.001, ..RmsProp::PYTORCH }),
-        Choice::RmspropArticle => train(cli, RmsProp::ARTICLE),
+        Choice::Adam => train_all(cli, Adam { lr: cli.lr.unwrap_or(0.01), ..Adam::PYTORCH }),
+        Choice::Rmsprop => train_all(cli, RmsProp { lr: cli.lr.unwrap_or(0.001), ..RmsProp::PYTORCH }),
+        Choice::RmspropArticle => {
+            train_all(cli, RmsProp { lr: cli.lr.unwrap_or(RmsProp::ARTICLE.lr), ..RmsProp::ARTICLE })
+        }
     }
 }
 
-fn train<R: Rule>(cli: &Cli, settings: R) -> Result<()> {
+/// Trains the network in each format, and draws what came of it.
+fn train_all<R: Rule>(cli: &Cli, settings: R) -> Result<()> {
     let (device, queue, adapter) = device::open()?;
-    let mut training = Training::new(&device, &queue, settings, cli.chain())?;
-    let files = Files::new(&cli.rule.name(), &cli.out, cli.checkpoint.as_deref())?;
-    let mut curve = if cli.resume { files.resume(&mut training)? } else { files.start() };
-    cli.check_steps(training.steps()?)?;
-    let speed = advance(cli, &files, &mut training, &mut curve)?;
-    let last = training.evaluate()?;
-    curve.extend([last]);
-    let title = format!("{}, {} steps on {adapter}", cli.rule.name(), cli.steps);
-    let drawn = files.write_curve(&curve, &title)?;
-    println!("{title}");
-    println!("loss {:.6}, accuracy {:.2} %{speed}", last.loss, 100.0 * last.accuracy);
-    println!("the curve lies in {}", drawn.display());
-    match training.telemetry.dropped() {
-        0 => {}
-        dropped => println!("it lacks {dropped} losses, which found no room on their way"),
+    let drawn = Drawn::new(&cli.out)?;
+    let saved = cli.format.iter().map(|&format| Saved::new(&cli.rule.name(), cli.checkpoint_of(format)));
+    let saved = saved.collect::<Result<Vec<_>>>()?;
+    println!("{}", cli.title(&adapter));
+    let mut curves = Vec::new();
+    for (&format, saved) in cli.format.iter().zip(&saved) {
+        let training = Training::new(&device, &queue, settings.clone(), cli.chain(), &format.formats())?;
+        curves.push((format.to_string(), train(cli, format, saved, training)?));
     }
+    let svg = drawn.write(&curves, &cli.title(&adapter))?.display();
+    println!("{} {svg}", cli.one_or("the curve lies in", "the curves lie in"));
     Ok(())
 }
 
+/// Trains to the end, and tells how it went.
+fn train<R: Rule>(cli: &Cli, format: FormatKind, saved: &Saved, mut training: Training<R>) -> Result<Curve> {
+    let mut curve = if cli.resume { saved.resume(&mut training)? } else { saved.start() };
+    cli.check_steps(training.steps()?)?;
+    let speed = advance(cli, saved, &mut training, &mut curve)?;
+    let last = training.evaluate()?;
+    curve.extend([last]);
+    let name = cli.one_or(String::new(), format!("{format}: "));
+    println!("{name}loss {:.6}, accuracy {:.2} %{speed}", last.loss, 100.0 * last.accuracy);
+    match training.telemetry.dropped() {
+        0 => {}
+        dropped => println!("its curve lacks {dropped} losses, which found no room on their way"),
+    }
+    Ok(curve)
+}
+
 /// Steps to the end, and saves on the way. Returns how fast it was, to be told.
-fn advance<R: Rule>(cli: &Cli, files: &Files, training: &mut Training<R>, curve: &mut Curve) -> Result<String> {
+fn advance<R: Rule>(cli: &Cli, saved: &Saved, training: &mut Training<R>, curve: &mut Curve) -> Result<String> {
     let (first, began) = (training.steps()?, Instant::now());
     let bar = progress::bar(cli.steps, first);
     for step in first + 1..=cli.steps {
@@ -92,7 +113,7 @@ fn advance<R: Rule>(cli: &Cli, files: &Files, training: &mut Training<R>, curve:
         progress::show(&bar, &arrived);
         curve.extend(arrived);
         if saves {
-            files.save(training, curve)?;
+            saved.save(training, curve)?;
         }
     }
     Ok(match cli.steps - first {

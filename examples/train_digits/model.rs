@@ -1,7 +1,7 @@
 //! The network: 64 pixels, 32 hidden units with ReLU, 10 classes. Forward and backward, as dispatches.
 
 use anyhow::{Result, ensure};
-use wgpu_optim::{Arena, Tensor, wgpu};
+use wgpu_optim::{Arena, wgpu};
 
 use super::activations::{Activations, buffer};
 use super::data::{self, CLASSES, Digits, PIXELS};
@@ -21,8 +21,6 @@ pub const TENSORS: [(&str, &[usize]); 4] = [
 
 /// The network on a device, over all digits at once.
 pub struct Model {
-    /// Parameters and gradients, by the names in [`TENSORS`].
-    pub arena: Arena,
     /// Two `f32`: the mean cross-entropy of the last forward pass, and the share of digits that it knew.
     pub tally: wgpu::Buffer,
     forward: Vec<Kernel>,
@@ -30,12 +28,11 @@ pub struct Model {
 }
 
 impl Model {
-    /// Puts the digits and the starting weights on the device and compiles the kernels.
-    pub fn new(device: &wgpu::Device, queue: &wgpu::Queue, digits: &Digits) -> Result<Self> {
-        let arena = arena(device, queue)?;
+    /// Puts the digits on the device and compiles the kernels, which read parameters in `arena` and leave gradients there.
+    pub fn new(device: &wgpu::Device, queue: &wgpu::Queue, digits: &Digits, arena: &Arena) -> Result<Self> {
         let tally = buffer(device, "tally", 2);
         let activations = Activations::new(device, queue, digits);
-        let [fc1, fc2] = layers(device, &arena, activations.rows);
+        let [fc1, fc2] = layers(device, arena, activations.rows);
         let Activations { pixels, hidden, logits, grad_hidden, grad_logits, .. } = &activations;
         let forward = vec![
             fc1.forward(pixels, hidden, true)?,
@@ -49,13 +46,7 @@ impl Model {
             fc2.backward_inputs(grad_logits, hidden, grad_hidden)?,
             fc1.backward_weights(grad_hidden, pixels)?,
         ];
-        Ok(Self { arena, tally, forward, backward })
-    }
-
-    /// What the optimizer steps. Shapes are for those who read a checkpoint: a step needs none.
-    pub fn tensors(&self) -> impl Iterator<Item = Tensor> {
-        let shape = |shape: &[usize]| shape.iter().map(|&side| side as u64).collect::<Vec<_>>();
-        self.arena.tensors().into_iter().zip(TENSORS).map(move |(tensor, (_, sides))| tensor.with_shape(shape(sides)))
+        Ok(Self { tally, forward, backward })
     }
 
     /// Records logits, losses and the tally.
@@ -70,9 +61,14 @@ impl Model {
     }
 }
 
-/// Room for parameters and gradients, with the weights that training starts from.
-fn arena(device: &wgpu::Device, queue: &wgpu::Queue) -> Result<Arena> {
-    let arena = Arena::new(device, TENSORS.map(|(name, shape)| (name, shape.iter().product::<usize>() as u64)))?;
+/// The names in [`TENSORS`] with the lengths in elements: what an arena takes.
+pub fn lens() -> [(&'static str, u64); TENSORS.len()] {
+    TENSORS.map(|(name, shape)| (name, shape.iter().product::<usize>() as u64))
+}
+
+/// Room for parameters and gradients in `f32`, with the weights that training starts from.
+pub fn arena(device: &wgpu::Device, queue: &wgpu::Queue) -> Result<Arena> {
+    let arena = Arena::new(device, lens())?;
     for (name, _) in TENSORS {
         let (values, range) = (data::start(name)?, arena.params(name)?);
         let (found, expected) = (values.len() as u64, range.len());
@@ -87,7 +83,11 @@ fn layers<'a>(device: &'a wgpu::Device, arena: &'a Arena, rows: u32) -> [Layer<'
     [layer("fc1.weight", "fc1.bias", PIXELS, HIDDEN), layer("fc2.weight", "fc2.bias", HIDDEN, CLASSES)]
 }
 
-fn record(encoder: &mut wgpu::CommandEncoder, label: &str, kernels: &[Kernel]) {
+/// Records the kernels one after the other, as one pass; none where there are none.
+pub fn record(encoder: &mut wgpu::CommandEncoder, label: &str, kernels: &[Kernel]) {
+    if kernels.is_empty() {
+        return;
+    }
     let descriptor = wgpu::ComputePassDescriptor { label: Some(label), timestamp_writes: None };
     let mut pass = encoder.begin_compute_pass(&descriptor);
     kernels.iter().for_each(|kernel| kernel.dispatch(&mut pass));

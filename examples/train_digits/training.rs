@@ -3,10 +3,12 @@
 use std::collections::VecDeque;
 
 use anyhow::Result;
-use wgpu_optim::{Chain, Group, Kernels, Optimizer, Rule, readback, wgpu};
+use wgpu_optim::format::Formats;
+use wgpu_optim::{Arena, Chain, Group, Kernels, Optimizer, Rule, readback, wgpu};
 
 use super::data::Digits;
-use super::model::{Model, TENSORS};
+use super::halves::Halves;
+use super::model::{self, Model, TENSORS};
 use super::telemetry::{Sample, Telemetry};
 
 /// Steps that the host may be ahead of the device: enough that the device is never idle, and few enough that
@@ -17,6 +19,10 @@ const AHEAD: usize = 8;
 pub struct Training<R: Rule> {
     pub device: wgpu::Device,
     pub queue: wgpu::Queue,
+    /// Parameters and gradients as the network has them, by the names in [`TENSORS`].
+    pub arena: Arena,
+    /// Those that the optimizer has in 16 bits.
+    pub halves: Halves,
     pub model: Model,
     pub optimizer: Optimizer<R>,
     pub telemetry: Telemetry,
@@ -24,13 +30,22 @@ pub struct Training<R: Rule> {
 }
 
 impl<R: Rule> Training<R> {
-    /// A run at its start. A clip is a part of the chain: it needs nothing else in the loop.
-    pub fn new(device: &wgpu::Device, queue: &wgpu::Queue, settings: R, chain: Chain) -> Result<Self> {
-        let model = Model::new(device, queue, &Digits::load()?)?;
-        let group = Group::new(settings, model.tensors());
+    /// A run at its start. A clip is a part of the chain, and formats are the group's: the loop is the same, but for what
+    /// carries 16 bits to the network and back.
+    pub fn new(
+        device: &wgpu::Device,
+        queue: &wgpu::Queue,
+        settings: R,
+        chain: Chain,
+        formats: &Formats,
+    ) -> Result<Self> {
+        let arena = model::arena(device, queue)?;
+        let model = Model::new(device, queue, &Digits::load()?, &arena)?;
+        let halves = Halves::new(device, queue, formats, &arena)?;
+        let group = Group::new(settings, halves.tensors().to_vec()).with_formats(formats.clone());
         let optimizer = Optimizer::with_chain(device, &Kernels::new(device)?, chain, [group])?;
         let (device, queue, telemetry) = (device.clone(), queue.clone(), Telemetry::new(device));
-        Ok(Self { device, queue, model, optimizer, telemetry, in_flight: VecDeque::new() })
+        Ok(Self { device, queue, arena, halves, model, optimizer, telemetry, in_flight: VecDeque::new() })
     }
 
     /// Steps submitted so far, those before a checkpoint among them.
@@ -43,9 +58,11 @@ impl<R: Rule> Training<R> {
     pub fn step(&mut self) -> Result<Vec<Sample>> {
         let step = self.steps()?;
         let mut encoder = self.encoder("train_digits step");
+        self.halves.record_widen(&mut encoder);
         self.model.record_forward(&mut encoder);
         self.telemetry.record(&mut encoder, &self.model.tally, step);
         self.model.record_backward(&mut encoder);
+        self.halves.record_narrow(&mut encoder);
         self.optimizer.record(&self.device, &mut encoder)?;
         self.in_flight.push_back(self.queue.submit([encoder.finish()]));
         self.keep_pace()?;
@@ -62,6 +79,7 @@ impl<R: Rule> Training<R> {
     /// Loss and accuracy of the parameters as they are now.
     pub fn evaluate(&self) -> Result<Sample> {
         let mut encoder = self.encoder("train_digits evaluation");
+        self.halves.record_widen(&mut encoder);
         self.model.record_forward(&mut encoder);
         self.queue.submit([encoder.finish()]);
         let tally = readback::download_blocking(&self.device, &self.queue, &(&self.model.tally).into())?;

@@ -9,7 +9,7 @@ use crate::example::data::{self, Digits};
 use crate::example::telemetry::Sample;
 use crate::example::training::Training;
 use crate::support::Gpu;
-use crate::{ADAM, RMSPROP, gpu};
+use crate::{ADAM, RMSPROP, begun, gpu};
 
 /// Our names, and the file's.
 const NAMES: [(&str, &str); 4] = [("fc1.weight", "w1"), ("fc1.bias", "b1"), ("fc2.weight", "w2"), ("fc2.bias", "b2")];
@@ -68,8 +68,7 @@ fn a_rate_off_by_a_hundredth_is_noticed_in_the_loss() {
 #[test]
 fn a_rate_off_by_a_hundredth_is_noticed_in_the_weights() {
     let Some(gpu) = gpu() else { return };
-    let mut training =
-        Training::new(&gpu.device, &gpu.queue, Adam { lr: 1.01 * ADAM.lr, ..ADAM }, Chain::default()).unwrap();
+    let mut training = begun(&gpu, Adam { lr: 1.01 * ADAM.lr, ..ADAM }, Chain::default());
     training.step().unwrap();
     let told = compare_weights(&gpu, &training, "adam", 1).expect_err("a rate off by a hundredth passed");
     assert!(told.contains("of the way"), "{told}");
@@ -78,10 +77,10 @@ fn a_rate_off_by_a_hundredth_is_noticed_in_the_weights() {
 #[test]
 fn the_first_gradient_is_pytorchs() {
     let Some(gpu) = gpu() else { return };
-    let mut training = Training::new(&gpu.device, &gpu.queue, ADAM, Chain::default()).unwrap();
+    let mut training = begun(&gpu, ADAM, Chain::default());
     training.step().unwrap();
     for (ours, theirs) in NAMES {
-        let found = read(&gpu, training.model.arena.grads(ours).unwrap());
+        let found = read(&gpu, training.arena.grads(ours).unwrap());
         let expected = double(&format!("grad0_f64/{theirs}"));
         let largest = expected.iter().fold(0f64, |largest, g| largest.max(g.abs()));
         let error = farthest(&found, &expected) / largest;
@@ -96,9 +95,9 @@ fn a_clip_is_in_the_encoder_and_acts_where_the_norm_is_above_it() {
     let Some(gpu) = gpu() else { return };
     let weights = |clip: Option<Clip>| {
         let chain = Chain { clip, ..Chain::default() };
-        let mut training = Training::new(&gpu.device, &gpu.queue, RMSPROP, chain).unwrap();
+        let mut training = begun(&gpu, RMSPROP, chain);
         (0..5).for_each(|_| drop(training.step().unwrap()));
-        NAMES.map(|(name, _)| read(&gpu, training.model.arena.params(name).unwrap()))
+        NAMES.map(|(name, _)| read(&gpu, training.arena.params(name).unwrap()))
     };
     let plain = weights(None);
     assert!(weights(Some(Clip::global_norm(1e9))) == plain, "a clip that holds nothing back moved a bit");
@@ -113,7 +112,7 @@ fn assert_followed<R: Rule>(run: &str, settings: R) {
 
 /// Trains, and compares all the way; the first disagreement.
 fn follow<R: Rule>(gpu: &Gpu, run: &str, settings: R) -> Result<(), String> {
-    let mut training = Training::new(&gpu.device, &gpu.queue, settings, Chain::default()).unwrap();
+    let mut training = begun(gpu, settings, Chain::default());
     let reference = Reference::new(run);
     let mut worst = 0f64;
     for step in 0..=STEPS {
@@ -175,7 +174,7 @@ impl Reference {
 
 fn compare_weights<R: Rule>(gpu: &Gpu, training: &Training<R>, run: &str, step: u64) -> Result<(), String> {
     for (ours, theirs) in NAMES {
-        let found = read(gpu, training.model.arena.params(ours).unwrap());
+        let found = read(gpu, training.arena.params(ours).unwrap());
         let expected = single(&format!("weights_f32_step{step}/{run}/{theirs}"));
         let expected: Vec<f64> = expected.into_iter().map(f64::from).collect();
         let way = farthest(&data::start(ours).unwrap(), &expected);

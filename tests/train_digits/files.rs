@@ -1,15 +1,16 @@
-//! Checkpoints and curves.
+//! Checkpoints.
 
 use std::fs;
 use std::path::Path;
 
+use clap::ValueEnum;
 use wgpu_optim::checkpoint::{Checkpoint, Save};
 use wgpu_optim::{Chain, Clip, RmsProp, Rule, readback};
 
 use crate::example::checkpoint::{load, save};
 use crate::example::curve::Curve;
+use crate::example::format::FormatKind;
 use crate::example::model::TENSORS;
-use crate::example::telemetry::Sample;
 use crate::example::training::Training;
 use crate::support::Gpu;
 use crate::{ADAM, RMSPROP, gpu};
@@ -17,17 +18,44 @@ use crate::{ADAM, RMSPROP, gpu};
 #[test]
 fn a_run_goes_on_from_its_checkpoint_bit_for_bit() {
     let Some(gpu) = gpu() else { return };
-    goes_on(&gpu, ADAM, Chain::default());
-    goes_on(&gpu, RMSPROP, Chain { clip: Some(Clip::global_norm(0.5)), ..Chain::default() });
-    goes_on(&gpu, RmsProp { momentum: 0.9, centered: true, ..RMSPROP }, Chain::default());
+    goes_on(&gpu, ADAM, Chain::default(), FormatKind::F32);
+    goes_on(&gpu, RMSPROP, Chain { clip: Some(Clip::global_norm(0.5)), ..Chain::default() }, FormatKind::F32);
+    goes_on(&gpu, RmsProp { momentum: 0.9, centered: true, ..RMSPROP }, Chain::default(), FormatKind::F32);
 }
 
-fn goes_on<R: Rule>(gpu: &Gpu, settings: R, chain: Chain) {
+#[test]
+fn a_run_of_any_format_goes_on_from_its_checkpoint_bit_for_bit() {
+    let Some(gpu) = gpu() else { return };
+    FormatKind::value_variants().iter().for_each(|&format| goes_on(&gpu, ADAM, Chain::default(), format));
+}
+
+/// What is refused is told by the library: the example knows nothing of a checkpoint's formats.
+#[test]
+fn a_checkpoint_of_another_format_is_refused_by_what_differs() {
+    let Some(gpu) = gpu() else { return };
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("checkpoint");
-    let (mut whole, mut curve) = trained(gpu, settings.clone(), chain.clone(), 6);
+    let (training, curve) = trained(&gpu, ADAM, Chain::default(), FormatKind::Bf16Kahan, 1);
+    save(&path, "adam", &training, &curve).unwrap();
+    for (format, told) in [
+        (FormatKind::F32, "the format of group 0: params is bf16 in it and f32 in the optimizer"),
+        (FormatKind::Bf16Stochastic, "the format of group 0: rounding is kahan in it and stochastic in the optimizer"),
+        (FormatKind::Q8Bf16Kahan, "is bf16 in it and q8 in the optimizer"),
+    ] {
+        let (mut other, _) = trained(&gpu, ADAM, Chain::default(), format, 1);
+        let before = bits(&other);
+        let error = format!("{:#}", load(&path, "adam", &mut other).err().unwrap());
+        assert!(error.contains(told), "{format}: {error}");
+        assert_eq!(bits(&other), before, "{format}");
+    }
+}
+
+fn goes_on<R: Rule>(gpu: &Gpu, settings: R, chain: Chain, format: FormatKind) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("checkpoint");
+    let (mut whole, mut curve) = trained(gpu, settings.clone(), chain.clone(), format, 6);
     save(&path, "rule", &whole, &curve).unwrap();
-    let (mut resumed, _) = trained(gpu, settings, chain, 2);
+    let (mut resumed, _) = trained(gpu, settings, chain, format, 2);
     let mut further = load(&path, "rule", &mut resumed).unwrap();
     assert_eq!(resumed.steps().unwrap(), 6);
     assert_eq!((bits(&resumed), further.losses()), (bits(&whole), curve.losses()));
@@ -42,7 +70,7 @@ fn what_is_no_checkpoint_of_the_run_is_refused_and_changes_neither_run_nor_file(
     let Some(gpu) = gpu() else { return };
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("file");
-    let (mut training, curve) = trained(&gpu, ADAM, Chain::default(), 3);
+    let (mut training, curve) = trained(&gpu, ADAM, Chain::default(), FormatKind::F32, 3);
     let before = bits(&training);
     for (bytes, told) in refused(&gpu, &path, &training, &curve) {
         fs::write(&path, &bytes).unwrap();
@@ -70,7 +98,7 @@ fn refused<R: Rule>(gpu: &Gpu, path: &Path, training: &Training<R>, curve: &Curv
         fs::read(path).unwrap()
     };
     let other = |settings, chain| {
-        let (training, curve) = trained(gpu, settings, chain, 1);
+        let (training, curve) = trained(gpu, settings, chain, FormatKind::F32, 1);
         save(path, "adam", &training, &curve).unwrap();
         fs::read(path).unwrap()
     };
@@ -95,14 +123,13 @@ fn a_checkpoint_is_a_safetensors_file_with_the_shapes_of_the_network() {
     let Some(gpu) = gpu() else { return };
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("checkpoint");
-    let (training, curve) = trained(&gpu, ADAM, Chain::default(), 2);
+    let (training, curve) = trained(&gpu, ADAM, Chain::default(), FormatKind::F32, 2);
     save(&path, "adam", &training, &curve).unwrap();
     let bytes = fs::read(&path).unwrap();
     let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
     for (name, shape) in TENSORS {
         let params = file.tensor(&format!("params.{name}")).unwrap();
-        let on_device =
-            readback::download_blocking(&gpu.device, &gpu.queue, training.model.arena.params(name).unwrap());
+        let on_device = readback::download_blocking(&gpu.device, &gpu.queue, training.arena.params(name).unwrap());
         assert_eq!((params.shape(), params.data()), (shape, &on_device.unwrap()[..]), "{name}");
         assert_eq!(file.tensor(&format!("state.{name}.exp_avg_sq")).unwrap().shape(), shape, "{name}");
     }
@@ -110,35 +137,8 @@ fn a_checkpoint_is_a_safetensors_file_with_the_shapes_of_the_network() {
     assert_eq!(Checkpoint::open(&path).unwrap().step_of("fc2.bias"), Some(2));
 }
 
-#[test]
-fn a_loss_that_did_not_arrive_is_a_gap_until_it_does() {
-    let mut curve = Curve::default();
-    let sample = |step, loss| Sample { step, loss, accuracy: 0.0 };
-    curve.extend([sample(0, 2.5), sample(3, 0.1)]);
-    assert_eq!(curve.csv().unwrap(), "step,loss\n0,2.5\n1,NaN\n2,NaN\n3,0.1\n");
-    curve.extend([sample(2, 1.5), sample(1, 2.0), sample(3, 0.5)]);
-    assert_eq!(curve.losses(), [2.5, 2.0, 1.5, 0.5]);
-}
-
-#[test]
-fn a_curve_is_drawn_for_light_and_for_dark() {
-    assert!(Curve::default().svg("nothing").is_err());
-    let svg = Curve::new(vec![2.0, 1.0, f32::NAN, 0.0, 0.25]).svg("a <title>").unwrap();
-    let line = svg.lines().find(|line| line.contains("<polyline") && line.contains("#0072B2")).unwrap();
-    let line = line.split_once("points=\"").unwrap().1.split_once('"').unwrap().0;
-    assert_eq!(line.split_whitespace().count(), 3, "{line}");
-    assert!(svg.contains("a &lt;title&gt;") && svg.contains("prefers-color-scheme: dark"), "{svg}");
-    // Each rule for dark sees something.
-    let rules: Vec<&str> =
-        svg.lines().filter_map(|line| line.trim().strip_prefix('[')?.split_once(']')).map(|rule| rule.0).collect();
-    assert_eq!(rules.len(), 3);
-    for rule in rules {
-        assert!(svg.matches(rule).count() > 1, "nothing has {rule}");
-    }
-}
-
-fn trained<R: Rule>(gpu: &Gpu, settings: R, chain: Chain, steps: usize) -> (Training<R>, Curve) {
-    let mut training = Training::new(&gpu.device, &gpu.queue, settings, chain).unwrap();
+fn trained<R: Rule>(gpu: &Gpu, settings: R, chain: Chain, format: FormatKind, steps: usize) -> (Training<R>, Curve) {
+    let mut training = Training::new(&gpu.device, &gpu.queue, settings, chain, &format.formats()).unwrap();
     let mut curve = Curve::default();
     train(&mut training, &mut curve, steps);
     (training, curve)
@@ -150,15 +150,15 @@ fn train<R: Rule>(training: &mut Training<R>, curve: &mut Curve, steps: usize) {
 }
 
 /// Every parameter, every slot and the step count.
-fn bits<R: Rule>(training: &Training<R>) -> Vec<(String, Vec<u32>)> {
-    let Training { device, queue, model, optimizer, .. } = training;
+fn bits<R: Rule>(training: &Training<R>) -> Vec<(String, Vec<u8>)> {
+    let Training { device, queue, halves, optimizer, .. } = training;
     let mut all = Vec::new();
-    for (name, _) in TENSORS {
-        let params = readback::download_blocking(device, queue, model.arena.params(name).unwrap()).unwrap();
-        all.push((format!("{name} at {}", optimizer.step_of(name).unwrap()), bytemuck::pod_collect_to_vec(&params)));
+    for tensor in halves.tensors() {
+        let (name, params) = (tensor.name(), readback::download_blocking(device, queue, tensor.params()).unwrap());
+        all.push((format!("{name} at {}", optimizer.step_of(name).unwrap()), params));
         for slot in optimizer.slots(name).unwrap() {
             let state = optimizer.read_state_blocking(device, queue, name, slot).unwrap();
-            all.push((format!("{name} {slot}"), bytemuck::cast_vec(state)));
+            all.push((format!("{name} {slot}"), bytemuck::cast_slice(&state).to_vec()));
         }
     }
     all

@@ -7,6 +7,7 @@ mod example;
 mod files;
 mod formats;
 mod killed;
+mod plots;
 mod program;
 mod shaders;
 #[path = "../support/mod.rs"]
@@ -14,7 +15,10 @@ mod support;
 mod telemetry;
 
 use support::{Gpu, gpu_with};
-use wgpu_optim::{Adam, RmsProp, wgpu};
+use wgpu_optim::{Adam, Chain, RmsProp, Rule, wgpu};
+
+use example::format::FormatKind;
+use example::training::Training;
 
 const ADAM: Adam = Adam { lr: 0.01, ..Adam::PYTORCH };
 const RMSPROP: RmsProp = RmsProp { lr: 0.001, ..RmsProp::PYTORCH };
@@ -22,4 +26,9 @@ const RMSPROP: RmsProp = RmsProp { lr: 0.001, ..RmsProp::PYTORCH };
 /// A device of default limits, which are enough for the example.
 fn gpu() -> Option<Gpu> {
     gpu_with(|_| wgpu::Limits::default())
+}
+
+/// A run in `f32`, at its start.
+fn begun<R: Rule>(gpu: &Gpu, settings: R, chain: Chain) -> Training<R> {
+    Training::new(&gpu.device, &gpu.queue, settings, chain, &FormatKind::F32.formats()).unwrap()
 }

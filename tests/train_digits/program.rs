@@ -67,6 +67,44 @@ fn a_run_leaves_its_curve_and_tells_how_it_went() {
 }
 
 #[test]
+fn several_formats_are_trained_one_by_one_drawn_together_and_go_on() {
+    if gpu().is_none() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let args = ["--format", "f32,bf16-kahan,q8", "--out", ".", "--every", "3"];
+    let (stdout, _) = run(folder.path(), &[&args[..], &["--steps", "4"]].concat(), 0);
+    assert!(stdout.contains("adam, by format, 4 steps on ") && stdout.contains("\nbf16-kahan: loss "), "{stdout}");
+    let (stdout, stderr) = run(folder.path(), &[&args[..], &["--steps", "6", "--resume"]].concat(), 0);
+    assert!(stdout.contains("the curves lie in ./loss.svg") && stderr.is_empty(), "{stdout}{stderr}");
+    let csv = fs::read_to_string(folder.path().join("loss.csv")).unwrap();
+    let rows: Vec<Vec<&str>> = csv.lines().map(|line| line.split(',').collect()).collect();
+    assert_eq!((rows.len(), &rows[0][..]), (8, &["step", "f32", "bf16-kahan", "q8"][..]));
+    // They start alike, but for how bf16 rounds the weights, and part ways.
+    assert_eq!(rows[1][1], rows[1][3]);
+    assert!((1..3).all(|column| rows[7][column] != rows[7][column + 1]), "{csv}");
+    for format in ["f32", "bf16-kahan", "q8"] {
+        assert!(folder.path().join(format!("checkpoint-{format}.safetensors")).exists(), "{format}");
+    }
+
+    // The library tells what does not fit, of a rate as of a format.
+    let (_, stderr) = run(folder.path(), &[&args[..], &["--steps", "9", "--lr", "1e-3", "--resume"]].concat(), 1);
+    assert!(stderr.contains("lr of group 0 is 0.01 in it and 0.001 in the optimizer"), "{stderr}");
+    let (_, stderr) =
+        run(folder.path(), &["--format", "q8", "--resume", "--checkpoint", "checkpoint-bf16-kahan.safetensors"], 1);
+    assert!(stderr.contains("the format of group 0: params is bf16 in it and f32 in the optimizer"), "{stderr}");
+}
+
+#[test]
+fn formats_that_would_share_a_file_are_wrong_usage() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_, stderr) = run(folder.path(), &["--format", "f32,q8,f32"], 2);
+    assert!(stderr.contains("--format names f32 twice"), "{stderr}");
+    let (_, stderr) = run(folder.path(), &["--format", "f32,q8", "--checkpoint", "file"], 2);
+    assert!(stderr.contains("--checkpoint is one file, but --format names 2 formats"), "{stderr}");
+}
+
+#[test]
 fn resuming_before_there_is_a_checkpoint_starts_and_says_so() {
     if gpu().is_none() {
         return;
@@ -106,7 +144,14 @@ fn contents(folder: &Path) -> std::collections::BTreeMap<std::path::PathBuf, Vec
 #[test]
 fn what_is_typed_wrong_exits_with_2() {
     let folder = tempfile::tempdir().unwrap();
-    for args in [["--rule", "sgd"], ["--steps", "0"], ["--every", "0"], ["--steps", "many"], ["--rate", "1"]] {
+    for args in [
+        ["--rule", "sgd"],
+        ["--format", "f8"],
+        ["--steps", "0"],
+        ["--every", "0"],
+        ["--steps", "many"],
+        ["--rate", "1"],
+    ] {
         let (_, stderr) = run(folder.path(), &args, 2);
         assert!(stderr.contains(args[0]), "{stderr}");
     }

@@ -3,9 +3,8 @@
 use wgpu_optim::{Chain, wgpu};
 
 use crate::example::telemetry::{RING, Sample, Telemetry};
-use crate::example::training::Training;
 use crate::support::Gpu;
-use crate::{ADAM, gpu};
+use crate::{ADAM, begun, gpu};
 
 /// More than the ring has room for.
 const STEPS: u64 = 3 * RING as u64;
@@ -13,7 +12,7 @@ const STEPS: u64 = 3 * RING as u64;
 #[test]
 fn late_losses_are_those_of_their_steps() {
     let Some(gpu) = gpu() else { return };
-    let mut training = Training::new(&gpu.device, &gpu.queue, ADAM, Chain::default()).unwrap();
+    let mut training = begun(&gpu, ADAM, Chain::default());
     let mut late = Vec::new();
     for _ in 0..STEPS {
         late.extend(training.step().unwrap());
@@ -25,7 +24,7 @@ fn late_losses_are_those_of_their_steps() {
 
 /// The same steps, each waited for.
 fn one_by_one(gpu: &Gpu) -> Vec<Sample> {
-    let mut training = Training::new(&gpu.device, &gpu.queue, ADAM, Chain::default()).unwrap();
+    let mut training = begun(gpu, ADAM, Chain::default());
     let step = |step| {
         let sample = training.evaluate().unwrap();
         assert_eq!(sample.step, step);
