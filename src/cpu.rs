@@ -29,6 +29,8 @@ pub use rows::Rows;
 pub use slice::{Slice, SliceMut};
 pub(crate) use state::State;
 #[cfg(feature = "parallel")]
+pub(crate) use slice::{Chance, Coding, Plain};
+#[cfg(feature = "parallel")]
 pub(crate) use stretch::{Streams, Stretch};
 
 /// Steps one tensor: `params` and the kept `slots` in place, from `grads`.

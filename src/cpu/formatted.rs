@@ -1,6 +1,6 @@
 //! Steps over numbers of any format.
 
-use super::slice::{Slice, SliceMut};
+use super::slice::{Plain, Slice, SliceMut};
 use super::stretch::{Streams, Stretch};
 use super::{Listed, Next, Optimizer, array_of, step, step_gated};
 use crate::Error;
@@ -54,7 +54,7 @@ impl<R: Rule, T: Real> Optimizer<R, T> {
             let (rule, h, gate) = (self.roster.settings_of(tensor), &hypers[class as usize], gates.get(class as usize));
             let grads = grads.get(tensor).copied().unwrap_or_default();
             let streams = streams.get(tensor).copied().unwrap_or_default();
-            Stretch::new(params.lent(), grads, arrays).step(&streams, |p, g, mut slots| match gate {
+            Stretch::new(params.lent(), grads, arrays).step(&Plain, &streams, |p, g, mut slots| match gate {
                 None => step(rule, h, p, g, &mut slots[..MAX_SLOTS]),
                 Some(gate) => step_gated(rule, h, (gate, on), p, g, &mut slots),
             });
