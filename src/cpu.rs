@@ -26,10 +26,10 @@ use crate::wgsl::Real;
 pub use remap::{Remap, remap_rows};
 pub(crate) use rows::Listed;
 pub use rows::Rows;
-pub use slice::{Slice, SliceMut};
-pub(crate) use state::State;
 #[cfg(feature = "parallel")]
 pub(crate) use slice::{Chance, Coding, Plain};
+pub use slice::{Slice, SliceMut};
+pub(crate) use state::State;
 #[cfg(feature = "parallel")]
 pub(crate) use stretch::{Streams, Stretch};
 

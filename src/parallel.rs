@@ -214,24 +214,24 @@ impl<R: Rule> Piece<'_, R> {
 
 /// What is stepped by a loop that is compiled for just the slots that are kept.
 trait Kept {
-    fn step<const A: bool, const B: bool, const C: bool>(self);
+    fn step_kept<const A: bool, const B: bool, const C: bool>(self);
 }
 
 fn by_kept(kept: [bool; MAX_SLOTS], stretch: impl Kept) {
     match kept {
-        [false, false, false] => stretch.step::<false, false, false>(),
-        [false, false, true] => stretch.step::<false, false, true>(),
-        [false, true, false] => stretch.step::<false, true, false>(),
-        [false, true, true] => stretch.step::<false, true, true>(),
-        [true, false, false] => stretch.step::<true, false, false>(),
-        [true, false, true] => stretch.step::<true, false, true>(),
-        [true, true, false] => stretch.step::<true, true, false>(),
-        [true, true, true] => stretch.step::<true, true, true>(),
+        [false, false, false] => stretch.step_kept::<false, false, false>(),
+        [false, false, true] => stretch.step_kept::<false, false, true>(),
+        [false, true, false] => stretch.step_kept::<false, true, false>(),
+        [false, true, true] => stretch.step_kept::<false, true, true>(),
+        [true, false, false] => stretch.step_kept::<true, false, false>(),
+        [true, false, true] => stretch.step_kept::<true, false, true>(),
+        [true, true, false] => stretch.step_kept::<true, true, false>(),
+        [true, true, true] => stretch.step_kept::<true, true, true>(),
     }
 }
 
 impl<R: Rule> Kept for Piece<'_, R> {
-    fn step<const A: bool, const B: bool, const C: bool>(self) {
+    fn step_kept<const A: bool, const B: bool, const C: bool>(self) {
         pulp::Arch::new().dispatch(Walk::<'_, R, A, B, C>(self));
     }
 }

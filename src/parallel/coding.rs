@@ -1,7 +1,9 @@
 //! Decoding and encoding by lanes: a loop for each format, which pulp compiles by itself for each kind of lanes. Within a
 //! larger function the compiler runs short of registers, and keeps some of them no loops of lanes.
 
-use super::codes::{guarded_code, round_bf16, signed_code, signed_number, unsigned_code, unsigned_number};
+use super::codes::{
+    Divisor, chance_bf16, guarded_code, nearest_bf16, signed_code, signed_number, unsigned_code, unsigned_number,
+};
 use crate::cpu::{Chance, Coding, Plain, Slice, SliceMut};
 use crate::format::Rounding;
 use crate::format::blocks::{self, BLOCK, Map};
@@ -56,12 +58,12 @@ impl Coding<f32> for Lanes {
 fn narrow(half: Half, values: &[f32], codes: &mut [u16], chance: Option<Chance>) {
     match (half, chance) {
         (Half::F16, None) => each(values, codes, |x| Half::F16.narrow(x, Rounding::Nearest, 0)),
-        (Half::Bf16, None) => each(values, codes, |x| (round_bf16(x) >> 16) as u16),
+        (Half::Bf16, None) => each(values, codes, |x| (nearest_bf16(x) >> 16) as u16),
         (Half::F16, Some(chance)) => {
             each_by_chance(values, codes, chance, |x, noise| Half::F16.narrow(x, Rounding::Stochastic, noise));
         }
         (Half::Bf16, Some(chance)) => {
-            each_by_chance(values, codes, chance, |x, noise| Half::Bf16.narrow(x, Rounding::Stochastic, noise));
+            each_by_chance(values, codes, chance, |x, noise| (chance_bf16(x, noise) >> 16) as u16);
         }
     }
 }
@@ -113,15 +115,15 @@ fn decode(codes: &[u8], scales: &[f32], values: &mut [f32], of: impl Fn(u8, f32)
 }
 
 /// What `of` makes of each number and its block's scale, of whole blocks.
-fn encode(values: &[f32], codes: &mut [u8], scales: &mut [f32], of: impl Fn(f32, f32) -> u8) {
+fn encode(values: &[f32], codes: &mut [u8], scales: &mut [f32], of: impl Fn(f32, Divisor) -> u8) {
     let ((values, _), (codes, _)) = (values.as_chunks::<WHOLE>(), codes.as_chunks_mut::<WHOLE>());
     by_lanes(move || {
         for ((values, codes), to) in values.iter().zip(codes).zip(scales) {
-            let scale = blocks::scale(values);
+            *to = blocks::scale(values);
+            let divisor = Divisor::of(*to);
             for i in 0..WHOLE {
-                codes[i] = of(values[i], scale);
+                codes[i] = of(values[i], divisor);
             }
-            *to = scale;
         }
     });
 }

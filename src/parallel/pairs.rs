@@ -5,7 +5,7 @@
 
 use half::bf16;
 
-use super::codes::round_bf16;
+use super::codes::nearest_bf16;
 use super::{Kept, by_kept};
 use crate::rule::{MAX_SLOTS, Rule};
 
@@ -52,7 +52,7 @@ impl<R: Rule> Pairs<'_, R> {
 }
 
 impl<R: Rule> Kept for Words<'_, R> {
-    fn step<const A: bool, const B: bool, const C: bool>(self) {
+    fn step_kept<const A: bool, const B: bool, const C: bool>(self) {
         pulp::Arch::new().dispatch(Walk::<'_, R, A, B, C>(self));
     }
 }
@@ -113,5 +113,5 @@ fn widen(pair: [u16; 2]) -> [f32; 2] {
 
 #[inline(always)]
 fn narrow(low: f32, high: f32) -> [u16; 2] {
-    bytemuck::cast(round_bf16(low) >> 16 | round_bf16(high) & UPPER)
+    bytemuck::cast(nearest_bf16(low) >> 16 | nearest_bf16(high) & UPPER)
 }
