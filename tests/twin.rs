@@ -251,3 +251,23 @@ fn codes_that_are_off_are_noticed() {
     assert!(!off(Storage::Q8Signed, 1.00001, &add(1, 0)).holds());
     assert!(!off(Storage::F32, 1.0, &add(2000, 200)).holds() && off(Storage::F32, 1.0, &add(1, 0)).holds());
 }
+
+/// bf16 holds what a device may flush, and what is left of 1e-3 where an update takes away nearly all of it.
+#[test]
+fn codes_that_the_envelope_allows_are_not_counted_and_those_beyond_it_are() {
+    let off = |found: f32, expected: f32, within: f64| {
+        let [found, expected] = [found, expected].map(|value| Numbers::nearest(Storage::Bf16, &[value]));
+        let mut off = Off::default();
+        off.compare(&found, &expected, |_| within);
+        (off.adjacent, off.wrong, off.holds())
+    };
+    let flushed = f64::from(f32::MIN_POSITIVE);
+    assert_eq!(off(0.0, 6e-40, flushed), (0, 0, true));
+    assert_eq!(off(0.0, 6e-40, 1e-40), (0, 1, false));
+    assert_eq!(off(0.0, -1e-33, 1e-10), (0, 0, true));
+    assert_eq!(off(0.0, -1e-33, flushed), (0, 1, false));
+    let next = 1.0 + 2f32.powi(-7);
+    assert_eq!(off(next, 1.0, 2f64.powi(-7)), (0, 0, true));
+    assert_eq!(off(next, 1.0, 2f64.powi(-7) * 0.999), (1, 0, false));
+    assert_eq!(off(f32::INFINITY, 1.0, f64::INFINITY), (0, 1, false));
+}
