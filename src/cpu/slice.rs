@@ -220,12 +220,13 @@ impl<'a, T: Real> SliceMut<'a, T> {
         }
     }
 
-    /// The numbers of the format `bf16`; none where they lie otherwise.
+    /// The numbers of the format `bf16`, or no numbers.
     #[cfg(feature = "parallel")]
-    pub(crate) fn bf16(self) -> &'a mut [bf16] {
+    pub(crate) fn bf16(&mut self) -> Option<&mut [bf16]> {
         match self {
-            Self::Bf16(values) => values,
-            _ => &mut [],
+            Self::Bf16(values) => Some(values),
+            Self::Full([]) => Some(&mut []),
+            _ => None,
         }
     }
 

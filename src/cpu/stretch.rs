@@ -1,6 +1,7 @@
 //! A format around an update: what is stored becomes numbers, is stepped, and is stored again, a block at a time, while it
 //! lies in the nearest cache.
 
+#[cfg(feature = "parallel")]
 use half::bf16;
 
 use super::slice::{Chance, Coding};
@@ -60,10 +61,9 @@ impl<'a, T: Real> Stretch<'a, T> {
         Self { params, grads, slots: [a, b, c, ema, sums], beside, first: 0 }
     }
 
-    /// What it reads and writes, where that is bf16 and all there is; itself where it is not.
+    /// What it reads and writes, where all of that is bf16.
     #[cfg(feature = "parallel")]
-    pub fn into_bf16(self) -> Result<Bf16s<'a>, Self> {
-        let is_bf16 = |slot: &SliceMut<'_, T>| matches!(slot, SliceMut::Bf16(_) | SliceMut::Full([]));
+    pub fn bf16s(&mut self) -> Option<Bf16s<'_>> {
         match self {
             Self {
                 params: SliceMut::Bf16(params),
@@ -71,8 +71,8 @@ impl<'a, T: Real> Stretch<'a, T> {
                 slots: [a, b, c, SliceMut::Full([]), SliceMut::Full([])],
                 beside: SliceMut::Full([]),
                 ..
-            } if [&a, &b, &c].into_iter().all(is_bf16) => Ok((params, grads, [a, b, c].map(SliceMut::bf16))),
-            other => Err(other),
+            } => Some((params, grads, [a.bf16()?, b.bf16()?, c.bf16()?])),
+            _ => None,
         }
     }
 

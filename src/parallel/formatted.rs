@@ -83,15 +83,13 @@ impl<R: Rule> Part for Formatted<'_, R> {
         Self { stretch: self.stretch.split(len), ..*self }
     }
 
-    fn step(self) {
-        let Self { rule, usual, h, gate, streams, stretch, .. } = self;
-        if gate.is_some() || streams.any() {
-            return pulp::Arch::new().dispatch(Stepped(Self { stretch, ..self }));
+    fn step(mut self) {
+        let Self { rule, usual, h, gate, streams, .. } = self;
+        let is_plain = gate.is_none() && !streams.any();
+        if is_plain && let Some((params, grads, slots)) = self.stretch.bf16s() {
+            return Pairs { rule, usual, h, params, grads, slots }.step();
         }
-        match stretch.into_bf16() {
-            Ok((params, grads, slots)) => Pairs { rule, usual, h, params, grads, slots }.step(),
-            Err(stretch) => pulp::Arch::new().dispatch(Stepped(Self { stretch, ..self })),
-        }
+        pulp::Arch::new().dispatch(Stepped(self));
     }
 }
 
