@@ -26,6 +26,8 @@ use crate::wgsl::Real;
 pub use remap::{Remap, remap_rows};
 pub(crate) use rows::Listed;
 pub use rows::Rows;
+#[cfg(feature = "parallel")]
+pub(crate) use slice::{Chance, Coding, Plain};
 pub use slice::{Slice, SliceMut};
 pub(crate) use state::State;
 #[cfg(feature = "parallel")]

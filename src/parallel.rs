@@ -4,7 +4,10 @@
 //! and chosen when it runs. It computes what the twin computes, bit for bit, however many threads there are: an
 //! element depends on no other, and no multiplication is fused with an addition.
 
+mod codes;
+mod coding;
 mod formatted;
+mod pairs;
 
 use std::sync::{Mutex, PoisonError};
 
@@ -17,7 +20,7 @@ use crate::chain::gate::{Gate, Switches};
 use crate::cpu::{ARRAYS, Listed, Next, Optimizer, Slice, as_slices};
 use crate::format::blocks;
 use crate::roster::SKIP;
-use crate::rule::Rule;
+use crate::rule::{MAX_SLOTS, Rule};
 use crate::watch::{CHUNK, Moved, Update};
 
 /// Elements of a task, at most and at least: long enough to cost nothing to hand out, and small tensors are
@@ -203,22 +206,32 @@ impl<R: Rule> Piece<'_, R> {
         }
     }
 
-    /// Steps it, by a loop that is compiled for just the slots that are kept.
     fn step_plain(self) {
-        let [a, b, c] = std::array::from_fn(|slot| !self.slots[slot].is_empty());
-        match (a, b, c) {
-            (false, false, false) => self.walk::<false, false, false>(),
-            (false, false, true) => self.walk::<false, false, true>(),
-            (false, true, false) => self.walk::<false, true, false>(),
-            (false, true, true) => self.walk::<false, true, true>(),
-            (true, false, false) => self.walk::<true, false, false>(),
-            (true, false, true) => self.walk::<true, false, true>(),
-            (true, true, false) => self.walk::<true, true, false>(),
-            (true, true, true) => self.walk::<true, true, true>(),
-        }
+        let [a, b, c, ..] = &self.slots;
+        by_kept([a, b, c].map(|slot| !slot.is_empty()), self);
     }
+}
 
-    fn walk<const A: bool, const B: bool, const C: bool>(self) {
+/// What is stepped by a loop that is compiled for just the slots that are kept.
+trait Kept {
+    fn step_kept<const A: bool, const B: bool, const C: bool>(self);
+}
+
+fn by_kept(kept: [bool; MAX_SLOTS], stretch: impl Kept) {
+    match kept {
+        [false, false, false] => stretch.step_kept::<false, false, false>(),
+        [false, false, true] => stretch.step_kept::<false, false, true>(),
+        [false, true, false] => stretch.step_kept::<false, true, false>(),
+        [false, true, true] => stretch.step_kept::<false, true, true>(),
+        [true, false, false] => stretch.step_kept::<true, false, false>(),
+        [true, false, true] => stretch.step_kept::<true, false, true>(),
+        [true, true, false] => stretch.step_kept::<true, true, false>(),
+        [true, true, true] => stretch.step_kept::<true, true, true>(),
+    }
+}
+
+impl<R: Rule> Kept for Piece<'_, R> {
+    fn step_kept<const A: bool, const B: bool, const C: bool>(self) {
         pulp::Arch::new().dispatch(Walk::<'_, R, A, B, C>(self));
     }
 }

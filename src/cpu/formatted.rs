@@ -1,6 +1,6 @@
 //! Steps over numbers of any format.
 
-use super::slice::{Slice, SliceMut};
+use super::slice::{Plain, Slice, SliceMut};
 use super::stretch::{Decoded, Streams, Stretch};
 use super::{Listed, Next, Optimizer, array_of, step, step_gated};
 use crate::Error;
@@ -66,7 +66,7 @@ impl<R: Rule, T: Real> Optimizer<R, T> {
             let streams = streams.get(tensor).copied().unwrap_or_default();
             let mut stretch = Stretch::new(params.lent(), grads, arrays);
             for range in listed.ranges(tensor, stretch.len()) {
-                stretch.within(&range).step_in(&mut decoded, &streams, |p, g, mut slots| match gate {
+                stretch.within(&range).step_in(&Plain, &mut decoded, &streams, |p, g, mut slots| match gate {
                     None => step(rule, h, p, g, &mut slots[..MAX_SLOTS]),
                     Some(gate) => step_gated(rule, h, (gate, on), p, g, &mut slots),
                 });

@@ -166,7 +166,7 @@ impl<'a, T: Real> Slice<'a, T> {
 
     /// The numbers where they are, or decoded into `values`.
     #[inline(always)]
-    pub(crate) fn open<'b>(self, values: &'b mut [T]) -> &'b [T]
+    pub(crate) fn open<'b>(self, coding: &impl Coding<T>, values: &'b mut [T]) -> &'b [T]
     where
         'a: 'b,
     {
@@ -174,7 +174,7 @@ impl<'a, T: Real> Slice<'a, T> {
             Self::Full(own) => own,
             _ => {
                 let values = &mut values[..self.len()];
-                self.decode(values);
+                coding.decode(self, values);
                 values
             }
         }
@@ -228,6 +228,16 @@ impl<'a, T: Real> SliceMut<'a, T> {
         }
     }
 
+    /// The numbers of the format `bf16`, or no numbers.
+    #[cfg(feature = "parallel")]
+    pub(crate) fn bf16(&mut self) -> Option<&mut [bf16]> {
+        match self {
+            Self::Bf16(values) => Some(values),
+            Self::Full([]) => Some(&mut []),
+            _ => None,
+        }
+    }
+
     /// As [`Slice::split_off`].
     #[inline(always)]
     pub(crate) fn split_off(&mut self, len: usize) -> Self {
@@ -250,15 +260,15 @@ impl<'a, T: Real> SliceMut<'a, T> {
         self.split_off(range.len())
     }
 
-    /// As [`Slice::open`], to be changed; [`encode`](Self::encode) puts back what was decoded.
+    /// As [`Slice::open`], to be changed; [`Coding::encode`] puts back what was decoded.
     #[inline(always)]
-    pub(crate) fn open<'b>(&'b mut self, values: &'b mut [T]) -> &'b mut [T] {
+    pub(crate) fn open<'b>(&'b mut self, coding: &impl Coding<T>, values: &'b mut [T]) -> &'b mut [T] {
         match self {
             Self::Full(own) => own,
             _ => {
                 let own = self.as_slice();
                 let values = &mut values[..own.len()];
-                own.decode(values);
+                coding.decode(own, values);
                 values
             }
         }
@@ -280,6 +290,29 @@ impl<'a, T: Real> SliceMut<'a, T> {
                 }
             }
         }
+    }
+}
+
+/// How what is stored becomes numbers, and they what is stored.
+pub(crate) trait Coding<T> {
+    /// The numbers of `from`, as many as there are.
+    fn decode(&self, from: Slice<'_, T>, values: &mut [T]);
+
+    /// As [`SliceMut::encode`].
+    fn encode(&self, values: &[T], to: &mut SliceMut<'_, T>, chance: Option<Chance>);
+}
+
+/// One number after the other, by the texts that the shaders have.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Plain;
+
+impl<T: Real> Coding<T> for Plain {
+    fn decode(&self, from: Slice<'_, T>, values: &mut [T]) {
+        from.decode(values);
+    }
+
+    fn encode(&self, values: &[T], to: &mut SliceMut<'_, T>, chance: Option<Chance>) {
+        to.encode(values, chance);
     }
 }
 

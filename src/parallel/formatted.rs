@@ -2,6 +2,8 @@
 
 use rayon::prelude::*;
 
+use super::coding::Lanes;
+use super::pairs::Pairs;
 use super::{MEASURED, Part, Piece, Tasks, is_usual};
 use crate::Error;
 use crate::chain::Norm;
@@ -81,21 +83,26 @@ impl<R: Rule> Part for Formatted<'_, R> {
         Self { stretch: self.stretch.split(len), ..*self }
     }
 
-    fn step(self) {
-        pulp::Arch::new().dispatch(Lanes(self));
+    fn step(mut self) {
+        let Self { rule, usual, h, gate, streams, .. } = self;
+        let is_plain = gate.is_none() && !streams.any();
+        if is_plain && let Some((params, grads, slots)) = self.stretch.bf16s() {
+            return Pairs { rule, usual, h, params, grads, slots }.step();
+        }
+        pulp::Arch::new().dispatch(Stepped(self));
     }
 }
 
-/// Decoding and encoding, for pulp to compile for each kind of lanes, as the update is.
-struct Lanes<'a, R: Rule>(Formatted<'a, R>);
+/// What is beside the parameters, for pulp to compile for each kind of lanes, as the rest is.
+struct Stepped<'a, R: Rule>(Formatted<'a, R>);
 
-impl<R: Rule> pulp::NullaryFnOnce for Lanes<'_, R> {
+impl<R: Rule> pulp::NullaryFnOnce for Stepped<'_, R> {
     type Output = ();
 
     #[inline(always)]
     fn call(self) {
         let Formatted { rule, usual, h, gate, on, streams, stretch } = self.0;
-        stretch.step(&streams, |params, grads, slots| {
+        stretch.step(&Lanes, &streams, |params, grads, slots| {
             Piece { rule, usual, h, gate, on, params, grads, slots }.step();
         });
     }
