@@ -121,7 +121,7 @@ impl Run<'_> {
     fn steps(&mut self, steps: u64) {
         for _ in 0..steps {
             self.step();
-            if self.taken % AHEAD == 0 {
+            if self.taken.is_multiple_of(AHEAD) {
                 self.network.gpu.device.poll(wgpu::PollType::wait_indefinitely()).unwrap();
             }
         }
