@@ -523,7 +523,7 @@ fn every_variant_of_the_error_is_produced_by_a_test() {
     };
     let variants: Vec<String> = body.lines().filter_map(variant).collect();
     assert!(variants.len() >= 20, "{variants:?}");
-    let folders = ["api", "chain", "narrow", "rows", "schedules"]
+    let folders = ["api", "chain", "format", "narrow", "rows", "schedules"]
         .map(|folder| std::fs::read_dir(root.join("tests").join(folder)).unwrap());
     let files = folders.into_iter().flatten().map(|file| file.unwrap().path());
     let tests: String = files.map(|file| std::fs::read_to_string(file).unwrap()).collect();

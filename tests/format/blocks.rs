@@ -1,5 +1,6 @@
 //! Numbers of 8 bits, by blocks, held against the maps of bitsandbytes and torchao.
 
+use wgpu_optim::Error;
 use wgpu_optim::format::Q8Zero;
 use wgpu_optim::format::blocks::{self, BLOCK, Map};
 
@@ -153,4 +154,13 @@ fn a_block_comes_back_within_half_a_gap() {
     let nothing = vec![0.0; 7];
     assert_eq!(blocks::encode(SIGNED, &nothing, &mut codes[..7]), 0.0);
     assert_eq!(codes[..7], [127; 7]);
+}
+
+#[test]
+fn the_first_scale_that_no_block_can_have_is_refused_by_its_number() {
+    assert_eq!(blocks::check_scales(0, [0.0, 1e-40, f32::MAX]), Ok(()));
+    for wrong in [f32::NAN, f32::INFINITY, -1.0, -0.0] {
+        let refused = blocks::check_scales(5, [1.0, 0.0, wrong, -2.0]).unwrap_err();
+        assert!(matches!(refused, Error::Scale { block: 7, scale } if scale.to_bits() == wrong.to_bits()), "{refused}");
+    }
 }
