@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Every test: on the adapter that wgpu picks, on the GL backend, then the builds without wgpu and for the browser, then Tint.
+# Every test: on the adapter that wgpu picks, on the GL backend, a bench, then the builds without wgpu and for the browser, then Tint.
 # With --yes it does not ask before it installs a driver, or Chromium, which reads a page in a test.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -31,6 +31,9 @@ if [ "$(uname -s)" = Linux ]; then
     say "tests, on the GL backend"
     WGPU_BACKEND=gl cargo test --all-features
 fi
+
+say "the bench of kernels, once and small: it binds by hand what the optimizer binds"
+cargo test --all-features --bench kernels -- 4096 1 > /dev/null
 
 say "build without wgpu"
 cargo check --no-default-features
