@@ -51,11 +51,15 @@ impl Subject {
         match name {
             "adam" => {
                 let scalars = [0.1, 0.999, 0.001, 1e-3, 1e-8, 0.0, 0.0, 0.0];
-                Some(Self::of(&Adam::PYTORCH, |places| overrides(&Adam::PYTORCH, places), (PLAIN_ADAM, scalars, 2)))
+                Some(Self::of(
+                    &Adam::PYTORCH,
+                    |places| overrides(&Adam::PYTORCH, places),
+                    (include_str!("plain/adam.wgsl"), scalars, 2),
+                ))
             }
             "rmsprop" => {
                 let scalars = [0.99, 0.01, 1e-2, 1e-8, 0.0, 0.0, 0.0, 0.0];
-                let plain = (PLAIN_RMSPROP, scalars, 1);
+                let plain = (include_str!("plain/rmsprop.wgsl"), scalars, 1);
                 Some(Self::of(&RmsProp::PYTORCH, |places| overrides(&RmsProp::PYTORCH, places), plain))
             }
             _ => None,
@@ -187,47 +191,6 @@ fn several(text: &str, count: u32) -> String {
     };
     format!("{}{}{}", &text[..from], (0..count).map(one).collect::<String>(), &text[end..])
 }
-
-const PLAIN_ADAM: &str = "
-struct Scalars { beta1: f32, beta2: f32, grad: f32, step: f32, eps: f32 }
-@group(0) @binding(0) var<storage, read_write> params: array<vec4<f32>>;
-@group(0) @binding(1) var<storage, read_write> grads: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read_write> first: array<vec4<f32>>;
-@group(0) @binding(3) var<storage, read_write> second: array<vec4<f32>>;
-@group(0) @binding(4) var<uniform> h: Scalars;
-override WORKGROUP: u32 = 256u;
-@compute @workgroup_size(WORKGROUP)
-fn step(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
-    let i = id.y * groups.x * WORKGROUP + id.x;
-    if i < arrayLength(&params) {
-        let g = grads[i];
-        let m = first[i] + h.beta1 * (g - first[i]);
-        let v = h.beta2 * second[i] + (h.grad * g) * g;
-        first[i] = m;
-        second[i] = v;
-        params[i] = params[i] - h.step * (m / (sqrt(v) + h.eps));
-    }
-}
-";
-
-const PLAIN_RMSPROP: &str = "
-struct Scalars { alpha: f32, grad: f32, step: f32, eps: f32 }
-@group(0) @binding(0) var<storage, read_write> params: array<vec4<f32>>;
-@group(0) @binding(1) var<storage, read_write> grads: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read_write> square: array<vec4<f32>>;
-@group(0) @binding(3) var<uniform> h: Scalars;
-override WORKGROUP: u32 = 256u;
-@compute @workgroup_size(WORKGROUP)
-fn step(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
-    let i = id.y * groups.x * WORKGROUP + id.x;
-    if i < arrayLength(&params) {
-        let g = grads[i];
-        let v = h.alpha * square[i] + (h.grad * g) * g;
-        square[i] = v;
-        params[i] = params[i] - h.step * (g / (sqrt(v) + h.eps));
-    }
-}
-";
 
 /// A variant that is ready to run.
 struct Ready {
@@ -392,21 +355,15 @@ fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
-fn main() {
+fn main() -> Result<(), String> {
     let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--bench");
     let mut number = |default| arguments.next().and_then(|text| text.parse().ok()).unwrap_or(default);
     let (len, turns) = (number(4 << 20), number(15));
     let rule = arguments.next().unwrap_or_else(|| "adam".into());
-    let Some(subject) = Subject::named(&rule) else {
-        println!("{rule} is neither adam nor rmsprop");
-        return;
-    };
+    let subject = Subject::named(&rule).ok_or(format!("{rule} is neither adam nor rmsprop"))?;
     let descriptor = wgpu::InstanceDescriptor::new_without_display_handle_from_env();
     let adapters = pollster::block_on(wgpu::Instance::new(descriptor).enumerate_adapters(wgpu::Backends::all()));
-    let Some(adapter) = adapters.first() else {
-        println!("no adapter");
-        return;
-    };
+    let adapter = adapters.first().ok_or("no adapter")?;
     let info = adapter.get_info();
     println!("{} ({}), {rule}, {len} elements, {turns} turns", info.name, info.backend);
     println!("{:<40}{:>12} {:>8} {:>12} {:>8}", "", "median ms", "speed", "least ms", "speed");
@@ -426,6 +383,7 @@ fn main() {
         let best = speed(self::least(&stream), least);
         println!("{name:<40}{ms:>12.3} {median_speed:>8.3} {:>12.3} {best:>8.3}", least * 1e3);
     }
+    Ok(())
 }
 
 /// What nothing beside it has slowed down.

@@ -140,14 +140,9 @@ pub fn memory_plan_together<R: Rule>(
     watch: impl Into<Watch>,
     limits: &Limits,
 ) -> Result<MemoryPlan, Error> {
+    check(groups, chain)?;
     let settings: Vec<R> = groups.iter().map(|(settings, ..)| settings.clone()).collect();
-    settings.iter().try_for_each(Rule::check)?;
-    groups.iter().try_for_each(|(settings, formats, _)| formats.check_with(settings))?;
-    chain.check()?;
-    let members: Vec<(usize, &str, u64)> = (0..)
-        .zip(groups)
-        .flat_map(|(group, (.., tensors))| tensors.iter().map(move |&(name, len)| (group, name, len)))
-        .collect();
+    let members = members(groups);
     let formats: Vec<(&Formats, &str, u64)> =
         members.iter().map(|&(group, name, len)| (&groups[group].1, name, len)).collect();
     let Arenas { params, grads, places } = Arenas::lay(&formats, limits)?;
@@ -195,6 +190,20 @@ pub fn memory_plan_together<R: Rule>(
         launches,
         staging: CHUNK * RING as u64,
     })
+}
+
+fn check<R: Rule>(groups: &[Planned<'_, R>], chain: &Chain) -> Result<(), Error> {
+    groups.iter().try_for_each(|(settings, ..)| settings.check())?;
+    groups.iter().try_for_each(|(settings, formats, _)| formats.check_with(settings))?;
+    chain.check()
+}
+
+/// Each tensor's group, name and length.
+fn members<'a, R: Rule>(groups: &[Planned<'a, R>]) -> Vec<(usize, &'a str, u64)> {
+    let tensors = |(group, (.., tensors)): (usize, &Planned<'a, R>)| {
+        tensors.iter().map(|&(name, len)| (group, name, len)).collect::<Vec<_>>()
+    };
+    groups.iter().enumerate().flat_map(tensors).collect()
 }
 
 /// The tensors, as they are placed.

@@ -212,53 +212,66 @@ impl<R: Rule> Piece<'_, R> {
     }
 }
 
-/// What is stepped by a loop that is compiled for just the slots that are kept.
-trait Kept {
-    fn step_kept<const A: bool, const B: bool, const C: bool>(self);
+/// A stretch whose loop is compiled for just the slots that are kept.
+trait Walk: Sized {
+    type Rule: Rule;
+
+    /// The settings, and whether their switches are the usual ones.
+    fn settings(&self) -> (&Self::Rule, bool);
+
+    /// Steps it. Of `rule` an update reads the switches alone.
+    fn walk<const A: bool, const B: bool, const C: bool>(self, rule: &Self::Rule);
 }
 
-fn by_kept(kept: [bool; MAX_SLOTS], stretch: impl Kept) {
+fn by_kept(kept: [bool; MAX_SLOTS], stretch: impl Walk) {
     match kept {
-        [false, false, false] => stretch.step_kept::<false, false, false>(),
-        [false, false, true] => stretch.step_kept::<false, false, true>(),
-        [false, true, false] => stretch.step_kept::<false, true, false>(),
-        [false, true, true] => stretch.step_kept::<false, true, true>(),
-        [true, false, false] => stretch.step_kept::<true, false, false>(),
-        [true, false, true] => stretch.step_kept::<true, false, true>(),
-        [true, true, false] => stretch.step_kept::<true, true, false>(),
-        [true, true, true] => stretch.step_kept::<true, true, true>(),
-    }
-}
-
-impl<R: Rule> Kept for Piece<'_, R> {
-    fn step_kept<const A: bool, const B: bool, const C: bool>(self) {
-        pulp::Arch::new().dispatch(Walk::<'_, R, A, B, C>(self));
+        [false, false, false] => Walked::<_, false, false, false>(stretch).by_lanes(),
+        [false, false, true] => Walked::<_, false, false, true>(stretch).by_lanes(),
+        [false, true, false] => Walked::<_, false, true, false>(stretch).by_lanes(),
+        [false, true, true] => Walked::<_, false, true, true>(stretch).by_lanes(),
+        [true, false, false] => Walked::<_, true, false, false>(stretch).by_lanes(),
+        [true, false, true] => Walked::<_, true, false, true>(stretch).by_lanes(),
+        [true, true, false] => Walked::<_, true, true, false>(stretch).by_lanes(),
+        [true, true, true] => Walked::<_, true, true, true>(stretch).by_lanes(),
     }
 }
 
 /// The loop, for pulp to compile for each kind of lanes.
-struct Walk<'a, R: Rule, const A: bool, const B: bool, const C: bool>(Piece<'a, R>);
+struct Walked<W, const A: bool, const B: bool, const C: bool>(W);
 
-impl<R: Rule, const A: bool, const B: bool, const C: bool> pulp::NullaryFnOnce for Walk<'_, R, A, B, C> {
+impl<W: Walk, const A: bool, const B: bool, const C: bool> Walked<W, A, B, C> {
+    fn by_lanes(self) {
+        pulp::Arch::new().dispatch(self);
+    }
+}
+
+impl<W: Walk, const A: bool, const B: bool, const C: bool> pulp::NullaryFnOnce for Walked<W, A, B, C> {
     type Output = ();
 
     #[inline(always)]
     fn call(self) {
+        let (settings, usual) = self.0.settings();
         // By value: what lies behind a reference might change under a store, as far as the compiler knows.
-        let settings = self.0.rule.clone();
-        match R::PRESETS.first() {
-            Some((_, _, preset)) if self.0.usual => self.walk(preset),
-            _ => self.walk(&settings),
+        let settings = settings.clone();
+        match W::Rule::PRESETS.first() {
+            Some((_, _, preset)) if usual => self.0.walk::<A, B, C>(preset),
+            _ => self.0.walk::<A, B, C>(&settings),
         }
     }
 }
 
-impl<R: Rule, const A: bool, const B: bool, const C: bool> Walk<'_, R, A, B, C> {
-    /// Indexed, over slices of one length known to be so: the form that becomes lanes. Of `rule` an update reads the
-    /// switches alone.
+impl<R: Rule> Walk for Piece<'_, R> {
+    type Rule = R;
+
     #[inline(always)]
-    fn walk(self, rule: &R) {
-        let Piece { h, params: p, grads, slots: [a, b, c, ..], .. } = self.0;
+    fn settings(&self) -> (&R, bool) {
+        (self.rule, self.usual)
+    }
+
+    /// Indexed, over slices of one length known to be so: the form that becomes lanes.
+    #[inline(always)]
+    fn walk<const A: bool, const B: bool, const C: bool>(self, rule: &R) {
+        let Self { h, params: p, grads, slots: [a, b, c, ..], .. } = self;
         let (h, n) = (*h, p.len());
         let g = &grads[..n];
         let a = if A { &mut a[..n] } else { a };

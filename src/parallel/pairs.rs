@@ -6,7 +6,7 @@
 use half::bf16;
 
 use super::codes::nearest_bf16;
-use super::{Kept, by_kept};
+use super::{Walk, by_kept};
 use crate::rule::{MAX_SLOTS, Rule};
 
 /// A stretch of one tensor that is bf16 throughout, and how it is stepped.
@@ -51,32 +51,17 @@ impl<R: Rule> Pairs<'_, R> {
     }
 }
 
-impl<R: Rule> Kept for Words<'_, R> {
-    fn step_kept<const A: bool, const B: bool, const C: bool>(self) {
-        pulp::Arch::new().dispatch(Walk::<'_, R, A, B, C>(self));
-    }
-}
-
-/// The loop, for pulp to compile for each kind of lanes.
-struct Walk<'a, R: Rule, const A: bool, const B: bool, const C: bool>(Words<'a, R>);
-
-impl<R: Rule, const A: bool, const B: bool, const C: bool> pulp::NullaryFnOnce for Walk<'_, R, A, B, C> {
-    type Output = ();
+impl<R: Rule> Walk for Words<'_, R> {
+    type Rule = R;
 
     #[inline(always)]
-    fn call(self) {
-        let settings = self.0.rule.clone();
-        match R::PRESETS.first() {
-            Some((_, _, preset)) if self.0.usual => self.walk(preset),
-            _ => self.walk(&settings),
-        }
+    fn settings(&self) -> (&R, bool) {
+        (self.rule, self.usual)
     }
-}
 
-impl<R: Rule, const A: bool, const B: bool, const C: bool> Walk<'_, R, A, B, C> {
     #[inline(always)]
-    fn walk(self, rule: &R) {
-        let Words { h, params: p, grads, slots: [a, b, c], .. } = self.0;
+    fn walk<const A: bool, const B: bool, const C: bool>(self, rule: &R) {
+        let Self { h, params: p, grads, slots: [a, b, c], .. } = self;
         let (h, n) = (*h, p.len());
         let g = &grads[..n];
         let a = if A { &mut a[..n] } else { a };
